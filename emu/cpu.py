@@ -1,0 +1,433 @@
+"""The x86-64 processor: reset, slices, registers, interrupts, privileged instructions.
+
+`X86Cpu` knows no offset of libunicorn's structures by number and no device.  It
+is handed a `Bus` (ports, interrupt acknowledge, time stamp counter) and runs in
+slices: `run(budget)` executes up to that many blocks and says why it stopped.
+
+What Unicorn leaves undone is done here: port privileges (IOPL and the TSS's I/O
+bitmap), SYSCALL and SYSENTER, CPUID's policy, RDTSC.  References: Intel SDM
+volumes 2 and 3A, AMD APM volume 2 (SYSCALL in compatibility and legacy mode).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from emu.engine import ENV, Engine
+from emu.memory import Memory
+
+__all__ = ["Bus", "Segment", "Stop", "X86Cpu"]
+
+
+class Bus(Protocol):
+    """The processor's pins, as the board connects them."""
+
+    def port_read(self, port: int, size: int) -> int: ...
+    def port_write(self, port: int, value: int, size: int) -> None: ...
+    def acknowledge_interrupt(self) -> int:
+        """The interrupt controller's vector, or -1 when it has nothing after all."""
+    def time_stamp(self) -> int:
+        """The TSC, in cycles."""
+
+
+class Stop(enum.Enum):
+    """Why a slice ended."""
+
+    BUDGET = "budget"            # it ran all the blocks it was given
+    KICK = "kick"                # somebody asked for attention
+    HALT = "halt"                # HLT, and no interrupt to take
+    TRIPLE_FAULT = "triple fault"
+
+
+class Segment(NamedTuple):
+    """A segment register with its hidden part; *flags* as in a descriptor's second dword."""
+
+    selector: int
+    base: int
+    limit: int
+    flags: int
+
+
+_GPR = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+        "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
+_SEGMENTS = {name: ENV["segs"] + 24 * i
+             for i, name in enumerate(("es", "cs", "ss", "ds", "fs", "gs"))}
+_SEGMENTS |= {name: ENV[name] for name in ("ldt", "tr", "gdt", "idt")}
+
+#: register name -> (index of the 64-bit word) in the CPU state
+_WORDS = {name: ENV["regs"] // 8 + i for i, name in enumerate(_GPR)}
+_WORDS |= {f"cr{i}": ENV["cr"] // 8 + i for i in (0, 2, 3, 4)}
+_WORDS |= {f"dr{i}": ENV["dr"] // 8 + i for i in range(8)}
+_WORDS |= {"rip": ENV["eip"] // 8, "efer": ENV["efer"] // 8, "star": ENV["star"] // 8,
+           "lstar": ENV["lstar"] // 8, "cstar": ENV["cstar"] // 8, "fmask": ENV["fmask"] // 8,
+           "kernelgsbase": ENV["kernelgsbase"] // 8}
+#: the same for 32-bit words
+_DWORDS = {"hflags": ENV["hflags"] // 4, "mxcsr": ENV["mxcsr"] // 4}
+#: and for those that Unicorn computes, by its own register numbers
+_COMPUTED = {"fpsw": 31, "fpcw": 246, "fptag": 247}
+
+_RAX, _RCX, _RDX, _RBX, _RSP, _R11 = 0, 1, 2, 3, 4, 11
+_EIP, _EFLAGS, _CR4 = ENV["eip"] // 8, ENV["eflags"] // 8, ENV["cr"] // 8 + 4
+_CR2, _EFER = ENV["cr"] // 8 + 2, ENV["efer"] // 8
+_HFLAGS, _CC_OP, _DF = ENV["hflags"] // 4, ENV["cc_op"] // 4, ENV["df"] // 4
+_CC_SRC, _TSC_AUX = ENV["cc_src"] // 8, ENV["tsc_aux"] // 4
+_SYSENTER_CS = ENV["sysenter_cs"] // 4
+_SYSENTER_ESP, _SYSENTER_EIP = ENV["sysenter_esp"] // 8, ENV["sysenter_eip"] // 8
+
+# hflags (QEMU's cache of the mode)
+_HF_CPL, _HF_LMA, _HF_CS64 = 3, 1 << 14, 1 << 15
+# RFLAGS
+_CF_TO_OF, _IF, _DF_BIT, _VM, _RF = 0x8D5, 0x200, 0x400, 0x20000, 0x10000
+_CC_OP_EFLAGS = 1
+_EFER_SCE = 1
+_CR4_TSD = 4
+_UD, _GP, _PF = 6, 13, 14
+_INTERRUPT_HARD = 2
+
+# Flat segments that SYSCALL and SYSENTER load (flags as in a descriptor)
+_CODE64, _CODE32, _DATA = 0x00A09B00, 0x00C09B00, 0x00C09300
+
+#: CPUID policy: (leaf, register) -> bits that are not there, because we have no such device
+#: or because they would break determinism
+_CPUID_CLEAR = {
+    (1, "edx"): 1 << 9,                                  # APIC
+    (1, "ecx"): 1 << 3 | 1 << 21 | 1 << 24 | 1 << 30 | 1 << 31,
+    # MONITOR, x2APIC, TSC deadline, RDRAND, hypervisor
+    (7, "ebx"): 1 << 18,                                 # RDSEED
+    (0x80000001, "ecx"): 1 << 2,                         # SVM
+}
+_CPUID_SET = {(0x80000007, "edx"): 1 << 8}               # the TSC is invariant
+_CPUID_REGISTERS = ("eax", "ebx", "ecx", "edx")
+_CPUID_WORDS = (_RAX, _RBX, _RCX, _RDX)
+
+
+class X86Cpu:
+    """One processor on one engine."""
+
+    def __init__(self, bus: Bus, ram_size: int) -> None:
+        self._bus = bus
+        self._port_read = bus.port_read
+        self._port_write = bus.port_write
+        self._engine = Engine(self)
+        self._q, self._d = self._engine.q, self._engine.d
+        self.memory = Memory(self._engine, ram_size)
+        self._blocks = 0
+        self._in_slice = False
+        self._kicked = False
+        self._stale = False
+        self._line = False
+        self._a20 = True
+        #: added to the block counter at each port access: wall-clock slices are bounded in
+        #: time although such a block costs as much as many others; 0 where blocks are time
+        self.port_weight = 0
+        self.reset()
+
+    # -- running
+    def run(self, budget: int) -> Stop:
+        """Run up to *budget* blocks (instructions with `one_insn_per_tb`).
+
+        Raises `EngineError` when the engine itself gives up, and whatever a
+        device raised.
+        """
+        engine = self._engine
+        if self._stale:
+            self._stale = False
+            engine.flush_code()
+        engine.counter.value = 0
+        self._kicked = False
+        self._in_slice = True
+        try:
+            counted = engine.run(budget)
+        finally:
+            self._in_slice = False
+            begun = engine.counter.value
+            engine.counter.value = 0
+            self._blocks += begun
+        if counted:
+            self._blocks -= 1           # the block it stopped before was counted, not run
+            return Stop.BUDGET if begun > budget and not self._kicked else Stop.KICK
+        return Stop.HALT if engine.halted.value else Stop.TRIPLE_FAULT
+
+    def kick(self) -> None:
+        """End the present slice soon, from any thread.  May be lost while one is entered."""
+        self._kicked = True
+        self._engine.budget.value = 0
+
+    def limit(self, blocks: int) -> None:
+        """From inside a slice: end it after at most *blocks* more."""
+        engine = self._engine
+        budget = engine.counter.value + max(blocks, 0)
+        if self._in_slice and budget < engine.budget.value:
+            engine.budget.value = budget
+
+    @property
+    def blocks(self) -> int:
+        """Blocks begun since power-on (instructions while `one_insn_per_tb`)."""
+        return self._blocks + self._engine.counter.value
+
+    @blocks.setter
+    def blocks(self, value: int) -> None:
+        self._blocks = value - self._engine.counter.value
+
+    @property
+    def in_slice(self) -> bool:
+        """Whether the guest is running now (the caller is one of its devices)."""
+        return self._in_slice
+
+    @property
+    def one_insn_per_tb(self) -> bool:
+        """Every instruction is its own unit.  Changed between slices only."""
+        return self._engine.one_insn
+
+    @one_insn_per_tb.setter
+    def one_insn_per_tb(self, on: bool) -> None:
+        self._engine.one_insn = on
+
+    def forget_code(self) -> None:
+        """The memory map changed: translate everything anew, from the next block on."""
+        self._stale = True
+        if self._in_slice:
+            self.kick()
+
+    def reset(self) -> None:
+        """The RESET pin: the state at the reset vector.  A20, a pin, stays as it is."""
+        self._engine.reset()
+        self._set_request()
+        if not self._a20:
+            self._engine.lib.set_a20(self._engine.cpu, 0)
+
+    def close(self) -> None:
+        """Free the engine."""
+        self._engine.close()
+
+    # -- pins
+    def set_interrupt(self, level: bool) -> None:
+        """The INTR pin."""
+        self._line = level
+        self._set_request()
+        if level and self._in_slice:
+            self.kick()
+
+    def _set_request(self) -> None:
+        request = self._engine.interrupt_request
+        if self._line:
+            request.value |= _INTERRUPT_HARD
+        else:
+            request.value &= ~_INTERRUPT_HARD
+
+    @property
+    def wakeable(self) -> bool:
+        """Whether an interrupt is waiting that would be taken (and ends HLT)."""
+        return self._line and bool(self._q[_EFLAGS] & _IF)
+
+    @property
+    def halted(self) -> bool:
+        """Whether the last instruction run was HLT."""
+        return bool(self._engine.halted.value)
+
+    @property
+    def interrupts_enabled(self) -> bool:
+        return bool(self._q[_EFLAGS] & _IF)
+
+    @property
+    def a20(self) -> bool:
+        """The A20 gate."""
+        return self._a20
+
+    def set_a20(self, level: bool) -> None:
+        """The A20M# pin, inverted: with *level* false address bit 20 is 0."""
+        if level != self._a20:
+            self._a20 = level
+            self._engine.lib.set_a20(self._engine.cpu, int(level))
+            if self._in_slice:
+                self.kick()
+
+    # -- registers
+    def read(self, name: str) -> int:
+        """A register by name: rax…r15, rip, eflags, cr0, cr2-cr4, dr0-dr7, efer, hflags, MSRs,
+        fpcw, fpsw, fptag, mxcsr.  KeyError for another."""
+        if name in _WORDS:
+            return self._q[_WORDS[name]]
+        if name == "eflags":
+            if self._in_slice:
+                return int(self._engine.lib.read_eflags(self._engine.env)) & 0xFFFFFFFF
+            return self._q[_EFLAGS] & 0xFFFFFFFF
+        if name in _DWORDS:
+            return self._d[_DWORDS[name]]
+        return self._engine.read_register(_COMPUTED[name]) & 0xFFFF
+
+    def write(self, name: str, value: int) -> None:
+        """Set a general register, rip or eflags between slices.  KeyError for another."""
+        if name in _GPR or name == "rip":
+            self._q[_WORDS[name]] = value & 0xFFFF_FFFF_FFFF_FFFF
+        elif name == "eflags":
+            self._q[_EFLAGS] = value & 0x3F7FD7 | 2
+            self._engine.lib.update_hflags(self._engine.env)
+        else:
+            raise KeyError(name)
+
+    def segment(self, name: str) -> Segment:
+        """es, cs, ss, ds, fs, gs, ldt, tr, gdt or idt."""
+        at = _SEGMENTS[name]
+        return Segment(self._d[at // 4], self._q[at // 8 + 1], self._d[at // 4 + 4],
+                       self._d[at // 4 + 5])
+
+    def load_real_mode_segment(self, name: str, selector: int) -> None:
+        """Between slices: what MOV Sreg does in real mode."""
+        self._load(name, selector, selector << 4, 0xFFFF, self._d[_SEGMENTS[name] // 4 + 5])
+        self._engine.lib.update_hflags(self._engine.env)
+
+    def xmm(self, index: int) -> int:
+        """XMM register *index* (128 bits)."""
+        return self._engine.read_xmm(index)
+
+    def st(self, index: int) -> tuple[int, int]:
+        """ST(*index*): (64-bit mantissa, 16-bit sign and exponent)."""
+        return self._engine.read_st(index)
+
+    def read_virtual(self, address: int, length: int) -> bytes | None:
+        """Guest memory through its page tables, as the supervisor; None where unmapped."""
+        return self._engine.read_virtual(address, length)
+
+    def fingerprint(self) -> bytes:
+        """The CPU state as bytes, for comparing two deterministic runs."""
+        words = [self.read(n) for n in (*_WORDS, "eflags", *_DWORDS)]
+        for name in _SEGMENTS:
+            words += self.segment(name)
+        return b"".join(w.to_bytes(8, "little") for w in words)
+
+    # -- what the engine asks (emu.engine.Handler)
+    def port_in(self, port: int, size: int) -> int:
+        if self._d[_HFLAGS] & _HF_CPL and not self._port_allowed(port, size):
+            return 0
+        if self.port_weight:
+            self._engine.counter.value += self.port_weight
+            self._blocks -= self.port_weight
+        return self._port_read(port, size)
+
+    def port_out(self, port: int, size: int, value: int) -> None:
+        if self._d[_HFLAGS] & _HF_CPL and not self._port_allowed(port, size):
+            return
+        if self.port_weight:
+            self._engine.counter.value += self.port_weight
+            self._blocks -= self.port_weight
+        self._port_write(port, value, size)
+
+    def _port_allowed(self, port: int, size: int) -> bool:
+        """IOPL, then the I/O permission bitmap of the TSS (SDM vol. 1, 19.5)."""
+        flags = self._q[_EFLAGS]
+        if not flags & _VM and self._d[_HFLAGS] & _HF_CPL <= flags >> 12 & 3:
+            return True
+        tr = self.segment("tr")
+        if not tr.flags & 0x8000 or tr.flags >> 8 & 15 not in (9, 11) or tr.limit < 103:
+            self._engine.fault(_GP)
+            return False
+        pointer = self.read_virtual(tr.base + 0x66, 2)
+        at = (int.from_bytes(pointer, "little") if pointer is not None else 0) + (port >> 3)
+        if pointer is not None and at + 1 > tr.limit:
+            self._engine.fault(_GP)
+            return False
+        bits = self.read_virtual(tr.base + at, 2) if pointer is not None else None
+        if bits is None:
+            self._q[_CR2] = tr.base + (0x66 if pointer is None else at)
+            self._engine.fault(_PF, 0)
+            return False
+        if int.from_bytes(bits, "little") >> (port & 7) & ((1 << size) - 1):
+            self._engine.fault(_GP)
+            return False
+        return True
+
+    def acknowledge(self) -> int:
+        return self._bus.acknowledge_interrupt()
+
+    def _load(self, name: str, selector: int, base: int, limit: int, flags: int) -> None:
+        at = _SEGMENTS[name]
+        self._d[at // 4] = selector
+        self._q[at // 8 + 1] = base
+        self._d[at // 4 + 4] = limit
+        self._d[at // 4 + 5] = flags
+
+    def _enter_kernel(self, selector: int, flags: int, code: int, target: int) -> None:
+        """Flat ring-0 code at *selector*, data behind it, RFLAGS := *flags*, RIP := *target*.
+
+        Unicorn adds the instruction's two bytes to RIP when the hook returns.
+        """
+        q, d = self._q, self._d
+        q[_CC_SRC] = flags & _CF_TO_OF
+        d[_CC_OP] = _CC_OP_EFLAGS
+        d[_DF] = 0xFFFF_FFFF if flags & _DF_BIT else 1
+        q[_EFLAGS] = flags & ~(_CF_TO_OF | _DF_BIT) | 2
+        self._load("cs", selector & 0xFFFC, 0, 0xFFFF_FFFF, code)
+        self._load("ss", (selector & 0xFFFC) + 8, 0, 0xFFFF_FFFF, _DATA)
+        self._engine.lib.update_hflags(self._engine.env)
+        q[_EIP] = (target - 2) & 0xFFFF_FFFF_FFFF_FFFF
+
+    def syscall(self) -> None:
+        q = self._q
+        if not q[_EFER] & _EFER_SCE:
+            self._engine.fault(_UD)
+            return
+        flags = int(self._engine.lib.read_eflags(self._engine.env)) & 0xFFFF_FFFF
+        star = q[_WORDS["star"]]
+        hflags = self._d[_HFLAGS]
+        if hflags & _HF_LMA:
+            q[_RCX] = q[_EIP] + 2
+            q[_R11] = flags & ~_RF
+            entry = "lstar" if hflags & _HF_CS64 else "cstar"
+            masked = flags & ~(q[_WORDS["fmask"]] & 0xFFFF_FFFF) & ~_RF
+            self._enter_kernel(star >> 32, masked, _CODE64, q[_WORDS[entry]])
+        else:
+            q[_RCX] = (q[_EIP] + 2) & 0xFFFF_FFFF
+            self._enter_kernel(star >> 32, flags & ~(_IF | _RF | _VM), _CODE32,
+                               star & 0xFFFF_FFFF)
+
+    def sysenter(self) -> None:
+        q = self._q
+        selector = self._d[_SYSENTER_CS]
+        if not selector & 0xFFFC:
+            self._engine.fault(_GP)
+            return
+        flags = int(self._engine.lib.read_eflags(self._engine.env)) & 0xFFFF_FFFF
+        long_mode = bool(self._d[_HFLAGS] & _HF_LMA)
+        q[_RSP] = q[_SYSENTER_ESP]
+        self._enter_kernel(selector, flags & ~(_IF | _RF | _VM),
+                           _CODE64 if long_mode else _CODE32, q[_SYSENTER_EIP])
+
+    def cpuid(self) -> None:
+        q = self._q
+        values = self.cpuid_leaf(q[_RAX] & 0xFFFF_FFFF, q[_RCX] & 0xFFFF_FFFF)
+        for word, value in zip(_CPUID_WORDS, values, strict=True):
+            q[word] = value
+
+    def cpuid_leaf(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
+        """What CPUID gives in EAX, EBX, ECX, EDX."""
+        out = (ctypes.c_uint32 * 4)()
+        at = ctypes.addressof(out)
+        self._engine.lib.cpuid(self._engine.env, leaf, subleaf, at, at + 4, at + 8, at + 12)
+        eax, ebx, ecx, edx = (
+            value & ~_CPUID_CLEAR.get((leaf, name), 0) | _CPUID_SET.get((leaf, name), 0)
+            for name, value in zip(_CPUID_REGISTERS, out, strict=True))
+        return eax, ebx, ecx, edx
+
+    def rdtsc(self) -> None:
+        q = self._q
+        if q[_CR4] & _CR4_TSD and self._d[_HFLAGS] & _HF_CPL:
+            self._engine.fault(_GP)
+            return
+        value = self._bus.time_stamp()
+        q[_RAX] = value & 0xFFFF_FFFF
+        q[_RDX] = value >> 32 & 0xFFFF_FFFF
+
+    def rdtscp(self) -> None:
+        self.rdtsc()
+        self._q[_RCX] = self._d[_TSC_AUX]
+
+    def write_protected(self, address: int, size: int, value: int) -> None:
+        self.memory.write_protected(address, value.to_bytes(size, "little"))
+
+
+#: the type of `X86Cpu.kick`, for those who only ever kick
+Kick = Callable[[], None]

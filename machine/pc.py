@@ -1,0 +1,302 @@
+"""The "pc" board: i440FX and PIIX3/PIIX4, wired.
+
+Only this file knows which device sits at which port and whose line ends where:
+
+    devices -> i8259 pair -> INTR          PIIX4 PM -> SCI (IRQ 9), run-state requests
+    i8254 channel 0 -> IRQ 0               i8042, port 92, 0xcf9 -> reset request
+    i8042 -> IRQ 1, 12                     i440FX PAM -> what is seen at 0xc0000-0xfffff
+    16550 -> IRQ 4, 3                      MC146818 -> IRQ 8, wake-up from S3
+
+Memory as on QEMU's "pc": RAM below 3.5 GiB and above 4 GiB, the firmware image
+ending at 4 GiB, its last 128 KiB also below 1 MiB.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+
+from emu.cpu import X86Cpu
+from machine.clock import Clock
+from machine.config import DeviceSpec, MachineConfig
+from machine.devices.debug_exit import DebugExit
+from machine.devices.debugcon import DebugCon
+from machine.devices.fw_cfg import FwCfg
+from machine.devices.i440fx import I440fx
+from machine.devices.i8042 import I8042
+from machine.devices.i8254 import I8254
+from machine.devices.i8259 import I8259Pair
+from machine.devices.mc146818 import Mc146818
+from machine.devices.pci import PciBus
+from machine.devices.piix3 import Piix3Isa
+from machine.devices.piix4_pm import Piix4Pm
+from machine.devices.port61 import SystemControlPortB
+from machine.devices.port92 import Port92
+from machine.devices.pvpanic import PvpanicIsa
+from machine.devices.serial16550 import Serial16550
+from machine.ports import PortBus
+from machine.runstate import RunStateManager, ShutdownCause, WakeupReason
+
+__all__ = ["PcBoard", "ConfigError"]
+
+LOW_RAM_LIMIT = 0xE000_0000         # RAM beyond this many bytes sits above 4 GiB
+FOUR_GIB = 1 << 32
+ISA_BIOS_SIZE = 128 << 10           # the image's tail that is also seen below 1 MiB
+SHADOW_BASE, SHADOW_END = 0xC0000, 0x100000
+CMOS_SHUTDOWN_STATUS, SHUTDOWN_S3_RESUME = 0x0F, 0xFE
+SERIAL_PORTS = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
+SCI_IRQ = 9
+
+#: fw_cfg selector keys (QEMU docs/specs/fw_cfg.rst)
+FW_CFG_RAM_SIZE, FW_CFG_NB_CPUS, FW_CFG_MAX_CPUS, FW_CFG_NOGRAPHIC = 0x03, 0x05, 0x0F, 0x04
+
+
+class ConfigError(Exception):
+    """What the user asked for cannot be built: one clear line."""
+
+
+class PcBoard:
+    """The devices of one PC and what connects them."""
+
+    def __init__(self, config: MachineConfig, cpu: X86Cpu, ports: PortBus, clock: Clock,
+                 rtc_clock: Clock, rtc_ns_at_zero: int, runstate: RunStateManager) -> None:
+        self.cpu = cpu
+        self.ports = ports
+        self.clock = clock
+        self._runstate = runstate
+        self._resets: list[Callable[[], None]] = []
+        self._map_memory(config)
+
+        reset = self._asking(lambda: runstate.request_reset(ShutdownCause.GUEST_RESET))
+        self.pic = I8259Pair(output=cpu.set_interrupt)
+        irq = self.pic.line
+        ports.add(0x20, 2, self.pic.master_read, self.pic.master_write, name="i8259 master")
+        ports.add(0xA0, 2, self.pic.slave_read, self.pic.slave_write, name="i8259 slave")
+        ports.add(0x4D0, 2, self.pic.elcr_read, self.pic.elcr_write, name="ELCR")
+
+        self.pit = I8254(clock=clock, irq0=irq(0))
+        ports.add(0x40, 4, self.pit.read, self.pit.write, name="i8254")
+        self.port61 = SystemControlPortB(
+            clock=clock, pit_output=lambda: self.pit.output(2),
+            pit_gate=lambda level: self.pit.set_gate(2, level))
+        ports.add(0x61, 1, self.port61.read, self.port61.write, name="port 61")
+
+        self.rtc = Mc146818(clock=rtc_clock, irq=irq(8), wall_ns_at_zero=rtc_ns_at_zero)
+        self.rtc.on_alarm = self._rtc_alarm
+        ports.add(0x70, 2, self.rtc.read, self.rtc.write, name="mc146818")
+        self._fill_cmos(config.ram_mb << 20)
+
+        self.keyboard = I8042(clock=clock, keyboard_irq=irq(1), mouse_irq=irq(12), reset=reset,
+                              set_a20=self._keyboard_a20)
+        ports.add(0x60, 1, self.keyboard.data_read, self.keyboard.data_write, name="i8042 data")
+        ports.add(0x64, 1, self.keyboard.command_read, self.keyboard.command_write,
+                  name="i8042 command")
+        self.port92 = Port92(reset=reset, set_a20=self._port92_a20)
+        ports.add(0x92, 1, self.port92.read, self.port92.write, name="port 92")
+
+        self._add_pci(config, irq, reset)
+        self.fw_cfg = FwCfg(memory=cpu.memory)
+        ports.add(0x510, 2, self.fw_cfg.read, self.fw_cfg.write, width=2, name="fw_cfg")
+        ports.add(0x514, 8, self.fw_cfg.dma_read, self.fw_cfg.dma_write, width=8,
+                  name="fw_cfg DMA")
+        self._fill_fw_cfg(config)
+
+        self.serials: list[Serial16550] = []
+        self._chardevs = config.chardevs
+        for index, transmit in enumerate(config.serials):
+            if transmit is not None:
+                self._add_serial(transmit, {"index": str(index)})
+        for spec in config.devices:
+            self._add_device(spec)
+        self._resets += [d.reset for d in (
+            self.pic, self.pit, self.port61, self.rtc, self.keyboard, self.port92,
+            self.i440fx, self.piix3, self.pm, *self.serials)]
+
+    # -- memory
+    def _map_memory(self, config: MachineConfig) -> None:
+        memory = self.cpu.memory
+        size = config.ram_mb << 20
+        bios = config.bios
+        if not bios:
+            raise ConfigError("no firmware image")
+        if config.ram_mb < 1:
+            raise ConfigError("a PC needs at least 1 MiB of RAM")
+        length = max(ISA_BIOS_SIZE, -(-len(bios) // 0x10000) * 0x10000)
+        low = min(size, LOW_RAM_LIMIT)
+        self._rom = mmap.mmap(-1, length)
+        self._rom[length - len(bios):] = bios
+        # What PAM shows of ROM: an empty option ROM area, then the image's tail.
+        self._shadow_rom = mmap.mmap(-1, SHADOW_END - SHADOW_BASE)
+        tail = min(len(bios), ISA_BIOS_SIZE)
+        self._shadow_rom[len(self._shadow_rom) - tail:] = bios[-tail:]
+        memory.map_ram(0, 0xA0000, 0)
+        if low > SHADOW_END:
+            memory.map_ram(SHADOW_END, low - SHADOW_END, SHADOW_END)
+        memory.map_rom(FOUR_GIB - length, length, self._rom, name="firmware")
+        if size > low:
+            memory.map_ram(FOUR_GIB, size - low, low, name="ram above 4G")
+        self._pam = [-1] * 13
+        for segment in range(13):
+            self._pam_changed(segment, 0)
+        memory.fill_holes()
+
+    def _pam_changed(self, segment: int, state: int) -> None:
+        """PAM (i440FX data sheet, 3.2.12): bit 0 reads RAM, bit 1 writes RAM."""
+        if self._pam[segment] == state:
+            return
+        start, length = ((0xF0000, 0x10000) if segment == 0
+                         else (SHADOW_BASE + (segment - 1) * 0x4000, 0x4000))
+        memory = self.cpu.memory
+        if self._pam[segment] >= 0:
+            memory.unmap(start, length)
+        self._pam[segment] = state
+        if state & 1:
+            if state & 2:
+                memory.map_ram(start, length, start, name="shadow")
+            else:
+                memory.map_rom(start, length, memory.ram, start, name="shadow")
+        else:
+            memory.map_rom(start, length, self._shadow_rom, start - SHADOW_BASE,
+                           absorb=memory.load if state & 2 else None)
+        self.cpu.forget_code()
+
+    # -- configuration tables
+    def _fill_cmos(self, size: int) -> None:
+        """The memory sizes where firmware looks for them (as QEMU's pc_cmos_init)."""
+        cmos = self.rtc.state.cmos
+        low = min(size, LOW_RAM_LIMIT)
+
+        def store(at: int, value: int, limit: int) -> None:
+            value = min(value, limit)
+            cmos[at:at + 2] = value.to_bytes(2, "little")
+
+        store(0x15, 640, 0xFFFF)
+        store(0x17, (low - (1 << 20)) >> 10, 0xFFFF)
+        store(0x30, (low - (1 << 20)) >> 10, 0xFFFF)
+        store(0x34, max(low - (16 << 20), 0) >> 16, 0xFFFF)
+        cmos[0x5B:0x5E] = ((size - low) >> 16).to_bytes(3, "little")
+        cmos[0x5F] = 0                                 # processors - 1
+        cmos[0x14] = 0x06                              # equipment: FPU, PS/2 mouse
+
+    def _fill_fw_cfg(self, config: MachineConfig) -> None:
+        size = config.ram_mb << 20
+        add = self.fw_cfg.add
+        add(FW_CFG_RAM_SIZE, min(size, LOW_RAM_LIMIT).to_bytes(8, "little"))
+        add(FW_CFG_NB_CPUS, (1).to_bytes(2, "little"))
+        add(FW_CFG_MAX_CPUS, (1).to_bytes(2, "little"))
+        add(FW_CFG_NOGRAPHIC, (1).to_bytes(2, "little"))
+        # the S3/S4 capabilities that QEMU tells SeaBIOS: S3 enabled, S4 enabled and its type
+        pm = {prop: value for driver, prop, value in config.globals if driver == "PIIX4_PM"}
+        s3 = 0 if pm.get("disable_s3", "0") in ("1", "on", "true") else 0x80
+        s4 = 0 if pm.get("disable_s4", "0") in ("1", "on", "true") else 0x80
+        states = bytearray([128, 0, 0, 129, 128, 128])
+        states[3] = 1 | s3
+        states[4] = int(pm.get("s4_val", "2"), 0) | s4
+        self.fw_cfg.add_file("etc/system-states", bytes(states))
+
+    # -- devices
+    def _add_pci(self, config: MachineConfig, irq: Callable[[int], Callable[[bool], None]],
+                 reset: Callable[[], None]) -> None:
+        ports = self.ports
+        self.pci = PciBus()
+        ports.add(0xCF8, 4, self.pci.address_read, self.pci.address_write, width=4,
+                  name="PCI address")
+        ports.add(0xCFC, 4, self.pci.data_read, self.pci.data_write, width=4, name="PCI data")
+        self.i440fx = I440fx(ram_size=config.ram_mb << 20, pam_changed=self._pam_changed)
+        self.pci.add(self.i440fx, 0x00)
+        self.piix3 = Piix3Isa(isa_line=irq, reset=reset)
+        self.pci.add(self.piix3, 0x08)
+        ports.add(0xCF9, 1, self.piix3.rcr_read, self.piix3.rcr_write, name="reset control")
+        props = {prop: value for driver, prop, value in config.globals if driver == "PIIX4_PM"}
+        run = self._runstate
+        self.pm = Piix4Pm(
+            clock=self.clock, sci=irq(SCI_IRQ), ports=ports,
+            suspend=self._asking(run.request_suspend), suspend_disk=run.suspend_disk,
+            power_off=self._asking(
+                lambda: run.request_shutdown(ShutdownCause.GUEST_SHUTDOWN)),
+            smi=lambda: None,
+            disable_s3=props.get("disable_s3", "0") in ("1", "on", "true"),
+            disable_s4=props.get("disable_s4", "0") in ("1", "on", "true"),
+            s4_val=int(props.get("s4_val", "2"), 0))
+        self.pci.add(self.pm, 0x0B)
+        ports.add(0xB2, 2, self.pm.apm_read, self.pm.apm_write, name="SMI_CMD")
+
+    def _add_serial(self, transmit: Callable[[bytes], None], props: dict[str, str]) -> None:
+        index = int(props.get("index", str(len(self.serials))), 0)
+        if index >= len(SERIAL_PORTS):
+            raise ConfigError("Max. supported number of ISA serial ports is 4.")
+        base, irq = SERIAL_PORTS[index]
+        base, irq = int(props.get("iobase", str(base)), 0), int(props.get("irq", str(irq)), 0)
+        serial = Serial16550(clock=self.clock, irq=self.pic.line(irq),
+                             transmit=transmit)
+        self.serials.append(serial)
+        self.ports.add(base, 8, serial.read, serial.write, name=f"16550 #{index}")
+
+    def _add_device(self, spec: DeviceSpec) -> None:
+        """`-device`: one of the board's optional ISA devices."""
+        props, ports, run = spec.props, self.ports, self._runstate
+        output = self._chardevs.get(props.get("chardev", ""), _nowhere)
+        if spec.driver == "isa-debugcon":
+            debugcon = DebugCon(write=output,
+                                readback=int(props.get("readback", "0xe9"), 0))
+            ports.add(int(props.get("iobase", "0xe9"), 0), 1, debugcon.read, debugcon.write,
+                      name="isa-debugcon")
+        elif spec.driver == "isa-debug-exit":
+            def leave(code: int) -> None:
+                run.request_shutdown(ShutdownCause.GUEST_SHUTDOWN, exit_code=code)
+                self.cpu.kick()
+
+            debug_exit = DebugExit(exit=leave)
+            ports.add(int(props.get("iobase", "0x501"), 0), int(props.get("iosize", "2"), 0),
+                      debug_exit.read, debug_exit.write, width=4, name="isa-debug-exit")
+        elif spec.driver == "pvpanic":
+            pvpanic = PvpanicIsa(panicked=self._asking(run.guest_panicked),
+                                 crash_loaded=self._asking(run.guest_crash_loaded),
+                                 shutdown=self._asking(run.guest_pvshutdown),
+                                 events=int(props.get("events", "7"), 0))
+            ports.add(int(props.get("ioport", "0x505"), 0), 1, pvpanic.read, pvpanic.write,
+                      name="pvpanic")
+        elif spec.driver == "isa-serial":
+            self._add_serial(output, props)
+        else:
+            raise ConfigError(f"'{spec.driver}' is not a valid device model name")
+
+    # -- lines that end at the run-state manager or the processor
+    def _asking(self, request: Callable[[], None]) -> Callable[[], None]:
+        """A latched request that a device makes: the slice ends so that it is served."""
+
+        def ask() -> None:
+            request()
+            self.cpu.kick()
+
+        return ask
+
+    def _port92_a20(self, level: bool) -> None:
+        self.cpu.set_a20(level)
+
+    def _keyboard_a20(self, level: bool) -> None:
+        self.cpu.set_a20(level)
+
+    def _rtc_alarm(self) -> None:
+        self._runstate.request_wakeup(WakeupReason.RTC)
+
+    # -- what the run-state manager asks of the board
+    def reset(self) -> None:
+        """The reset line: every device, not the RAM, not what PAM shows."""
+        for reset in self._resets:
+            reset()
+        self.cpu.set_a20(True)
+        self.cpu.reset()
+
+    def suspended(self) -> None:
+        """The guest enters S3: mark the shutdown byte for the firmware's resume path."""
+        self.rtc.state.cmos[CMOS_SHUTDOWN_STATUS] = SHUTDOWN_S3_RESUME
+
+    def wake(self, reason: WakeupReason) -> None:
+        """Leave S3: reset all but RAM, and tell the guest why it woke."""
+        self.reset()
+        self.pm.wake(reason.value)
+
+
+def _nowhere(_data: bytes) -> None:
+    """A serial line or debug console with nothing at its other end."""
