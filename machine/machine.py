@@ -100,9 +100,9 @@ class Machine:
         self._rate = 0.02                   # wall-clock mode: blocks per nanosecond, measured
 
         self.ports = PortBus()
-        self.cpu = X86Cpu(self, config.ram_mb << 20)
         self.port_read = self.ports.read    # emu.cpu.Bus
         self.port_write = self.ports.write
+        self.cpu = X86Cpu(self, config.ram_mb << 20)
         if self.deterministic:
             self.clock = Clock(self._counted_ns, self._deadline_armed)
             #: the clock of the RTC: unlike the virtual clock its timers fire in S3

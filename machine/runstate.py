@@ -598,7 +598,8 @@ class RunStateManager:
             self._enter(target)
             self._tell_listeners(True)
             self._was_suspended = False
-            if target is RunState.RUNNING:
+            # A guest that is still to be woken runs once it was.
+            if target is RunState.RUNNING and self._wakeup_requested is None:
                 self._effects.resume_cpu()
 
     def vm_resume(self, state: RunState) -> None:

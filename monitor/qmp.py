@@ -36,6 +36,7 @@ from machine.runstate import (
     WatchdogAction,
 )
 from monitor.json_stream import JsonError, JsonStream, encode, member_order
+from monitor.keycodes import NUMBERS, QCODES, UNMAPPED
 from monitor.target import MachineTarget
 from monitor.version import VERSION
 
@@ -135,23 +136,8 @@ def _members(given: Mapping[str, Any], arguments: tuple[Argument, ...],
     return result
 
 
-#: QMP's QKeyCode.
-QKEYCODES = frozenset("""
-    unmapped shift shift_r alt alt_r ctrl ctrl_r menu esc 1 2 3 4 5 6 7 8 9 0 minus equal
-    backspace tab q w e r t y u i o p bracket_left bracket_right ret a s d f g h j k l
-    semicolon apostrophe grave_accent backslash z x c v b n m comma dot slash asterisk spc
-    caps_lock f1 f2 f3 f4 f5 f6 f7 f8 f9 f10 num_lock scroll_lock kp_divide kp_multiply
-    kp_subtract kp_add kp_enter kp_decimal sysrq kp_0 kp_1 kp_2 kp_3 kp_4 kp_5 kp_6 kp_7 kp_8
-    kp_9 less f11 f12 print home pgup pgdn end left up down right insert delete stop again
-    props undo front copy open paste find cut lf help meta_l meta_r compose pause ro hiragana
-    henkan yen muhenkan katakanahiragana kp_comma kp_equals power sleep wake audionext
-    audioprev audiostop audioplay audiomute volumeup volumedown mediaselect mail calculator
-    computer ac_home ac_back ac_forward ac_refresh ac_bookmarks lang1 lang2 f13 f14 f15 f16
-    f17 f18 f19 f20 f21 f22 f23 f24
-""".split())
-
 _KEY_TYPE = Argument("type", _enum(frozenset({"number", "qcode"})))
-_KEY_DATA = {"number": Argument("data", _integer), "qcode": Argument("data", _enum(QKEYCODES))}
+_KEY_DATA = {"number": Argument("data", _integer), "qcode": Argument("data", _enum(frozenset(QCODES)))}
 
 
 def _key(value: Any, path: str, name: str) -> Any:
@@ -221,13 +207,9 @@ def _human_monitor_command(machine: QmpTarget, arguments: dict[str, Any]) -> Any
 
 
 def _send_key(machine: QmpTarget, arguments: dict[str, Any]) -> Any:
-    from monitor import hmp
-
-    qcodes = []
-    for key in arguments["keys"]:
-        qcode = key["data"] if key["type"] == "qcode" else hmp.qcode_of_number(key["data"])
-        if qcode is not None and qcode != "unmapped":
-            qcodes.append(qcode)
+    named = (key["data"] if key["type"] == "qcode" else NUMBERS.get(key["data"], UNMAPPED)
+             for key in arguments["keys"])
+    qcodes = [qcode for qcode in named if qcode != UNMAPPED]
     hold_ms = arguments.get("hold-time", 0)
     if hold_ms > 0:
         machine.send_keys(qcodes, hold_ms)
@@ -256,7 +238,8 @@ def _watchdog_set_action(machine: QmpTarget, arguments: dict[str, Any]) -> Any:
 _WATCHDOG_ACTION = _enum(frozenset(WatchdogAction))
 
 COMMANDS: dict[str, Command] = {command.name: command for command in (
-    Command("qmp_capabilities", _simple("status"),      # answered by the session itself
+    # The session answers this one itself.
+    Command("qmp_capabilities", lambda machine, arguments: {},
             (Argument("enable", _array(_enum(frozenset({"oob"}))), optional=True),)),
     Command("query-commands", _query_commands),
     Command("query-version", _query_version),
@@ -441,8 +424,10 @@ def _failure(error: QmpError) -> dict[str, Any]:
 class QmpServer:
     """What the sessions share: the machine, and its events."""
 
-    def __init__(self, machine: QmpTarget) -> None:
+    def __init__(self, machine: QmpTarget, left: Callable[[], bool] = lambda: False) -> None:
         self._machine = machine
+        #: whether the machine has left, and takes no more commands
+        self._left = left
         self._sessions: list[QmpSession] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         #: rate-limited events that were sent lately, with the latest that had to wait
@@ -501,6 +486,8 @@ class QmpServer:
             except QmpError as error:
                 result = _failure(error)
             except MachineError as error:
+                if self._left():
+                    return          # a command behind `quit`: nobody is there to answer it
                 result = _failure(QmpError(error.desc))
             except Exception as error:
                 # Ours, not the client's: it is told so, and so is whoever runs us.

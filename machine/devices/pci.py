@@ -110,11 +110,12 @@ class PciFunction:
         *on_map* is called with the address whenever that changes, and with None when the
         region is nowhere any more.
         """
-        if size & (size - 1) or size <= (2 if io else 1) or not 0 <= index < BARS:
+        if size & (size - 1) or size < (4 if io else 2) or not 0 <= index < BARS:
             raise ValueError(f"no base address register {index} can have {size} bytes")
         register = BASE_ADDRESS_0 + 4 * index
-        mask = -size & 0xFFFF_FFFF & ~(0x3 if io else 0xF)
-        self.write_mask[register:register + 4] = mask.to_bytes(4, "little")
+        # A region of less than 16 bytes makes flag bits writable: so it is in QEMU, whose
+        # pvpanic-pci has one of 2 bytes.
+        self.write_mask[register:register + 4] = (-size & 0xFFFF_FFFF).to_bytes(4, "little")
         self.config[register] = BAR_IO if io else 0
         self._bars.append(_Bar(register, size, io, on_map))
 

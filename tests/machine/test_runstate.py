@@ -254,6 +254,25 @@ def test_a_pending_stop_is_told_as_a_pair_when_a_start_overtakes_it() -> None:
     assert rig.m.running
 
 
+def test_a_pending_stop_does_not_outlive_a_start() -> None:
+    rig = Rig()
+    rig.m.stop()
+    rig.m.request_stop(S.IO_ERROR)
+    rig.m.cont()
+    assert rig.events() == ["STOP", "RESUME"]
+    assert rig.m.running
+
+
+def test_a_machine_stopped_and_continued_before_its_wakeup_runs_once_woken() -> None:
+    rig = Rig()
+    rig.suspend()
+    rig.m.system_wakeup()
+    rig.m.stop()
+    rig.m.cont()
+    assert "resume cpu" not in rig.trace
+    assert rig.served()[-3:] == ["wake other", "resume cpu", "WAKEUP"]
+
+
 @pytest.mark.parametrize("state", [S.INTERNAL_ERROR, S.SHUTDOWN])
 def test_cont_asks_for_a_reset_first(state: RunState) -> None:
     rig = Rig(state=state, start=False)
@@ -446,7 +465,7 @@ def test_a_machine_stopped_before_its_wakeup_was_served_is_woken_but_does_not_ru
     rig.suspend()
     rig.m.system_wakeup()
     rig.m.stop()
-    assert rig.events() == ["STOP", "WAKEUP"]
+    assert rig.served()[-2:] == ["wake other", "WAKEUP"]
     assert rig.state() is S.PAUSED and not rig.m.was_suspended
     rig.m.cont()
     assert rig.served()[-1] == "resume cpu"

@@ -360,6 +360,10 @@ class RunStates(RuleBasedStateMachine):
                 wish != "suspend" or self.model.state in LIVE for wish in self.model.wishes)
 
     @invariant()
+    def no_transition_was_invalid(self) -> None:
+        self.look()
+
+    @invariant()
     def the_clock_ticks_when_live_and_only_then(self) -> None:
         assert self.ticking == self.m.live == self.live_told
 

@@ -1,0 +1,98 @@
+"""One HMP connection: a terminal's bytes in, the monitor's bytes out.
+
+A connection begins with the banner and a prompt.  Keys go through `Readline`;
+each finished line is carried out on the machine thread, its output sent with CR
+LF ends, then the next prompt.  A line is finished before the next key is looked
+at, so keys that come early are answered in order.  After `quit` there is no
+prompt any more, and when the machine has left the connection is closed.
+
+Bytes that are not UTF-8 pass through unchanged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from machine.runstate import MachineError
+from monitor.hmp import COMMANDS, Session, complete, execute_line
+from monitor.readline import Readline
+from monitor.target import MachineTarget
+from monitor.version import VERSION
+
+__all__ = ["HmpSession"]
+
+
+class HmpSession:
+    """One connection of the human monitor.
+
+    *send* takes the bytes for the other side, *close* ends the connection; both
+    are called on the event loop's thread.
+    """
+
+    def __init__(
+        self,
+        machine: MachineTarget,
+        send: Callable[[bytes], None],
+        close: Callable[[], None],
+        version: str = VERSION,
+    ) -> None:
+        self._machine = machine
+        self._send = send
+        self._close = close
+        self._readline = Readline(self._line_finished, lambda line: complete(line, COMMANDS))
+        self._session = Session(COMMANDS, version, self._history)
+        self._finished: str | None = None
+        self._ended = False
+        self._turn = asyncio.Lock()
+
+    def start(self) -> None:
+        """Greet the other side."""
+        banner = (
+            f"snooze {self._session.version} monitor - type 'help' for more information\r\n"
+        )
+        self._send(banner.encode() + self._readline.show_prompt())
+
+    async def feed(self, data: bytes) -> None:
+        """Take what the other side sent; returns when all of it has been carried out.
+
+        Calls are served in the order they were made.
+        """
+        async with self._turn:
+            echo = bytearray()
+            for byte in data:
+                if self._ended or self._session.leaving:
+                    break
+                echo += self._readline.feed(bytes((byte,)))
+                if self._finished is not None:
+                    line, self._finished = self._finished, None
+                    self._flush(echo)
+                    await self._execute(line)
+            self._flush(echo)
+
+    def _line_finished(self, line: str) -> None:
+        self._finished = line
+
+    def _history(self) -> list[str]:
+        lines = self._readline.history.lines
+        return [line.decode("utf-8", "surrogateescape") for line in lines]
+
+    def _flush(self, echo: bytearray) -> None:
+        if echo:
+            self._send(bytes(echo))
+            echo.clear()
+
+    async def _execute(self, line: str) -> None:
+        try:
+            text = await asyncio.wrap_future(
+                self._machine.post(lambda: execute_line(self._machine, line, self._session))
+            )
+        except MachineError:  # not the command's: the machine has left
+            self._ended = True
+            self._close()
+            return
+        out = text.replace("\n", "\r\n").encode("utf-8", "surrogateescape")
+        if not self._session.leaving:
+            out += self._readline.show_prompt()
+        if out:
+            self._send(out)
