@@ -120,8 +120,7 @@ class X86Cpu:
         self._stale = False
         self._line = False
         self._a20 = True
-        #: added to the block counter at each port access: wall-clock slices are bounded in
-        #: time although such a block costs as much as many others; 0 where blocks are time
+        #: added to the block counter at each port access, which takes longer than a block
         self.port_weight = 0
         self.reset()
 
@@ -165,7 +164,10 @@ class X86Cpu:
 
     @property
     def blocks(self) -> int:
-        """Blocks begun since power-on (instructions while `one_insn_per_tb`)."""
+        """Blocks begun since power-on (instructions while `one_insn_per_tb`).
+
+        Each port access counts for `port_weight` more.
+        """
         return self._blocks + self._engine.counter.value
 
     @blocks.setter
@@ -305,7 +307,6 @@ class X86Cpu:
             return 0
         if self.port_weight:
             self._engine.counter.value += self.port_weight
-            self._blocks -= self.port_weight
         return self._port_read(port, size)
 
     def port_out(self, port: int, size: int, value: int) -> None:
@@ -313,7 +314,6 @@ class X86Cpu:
             return
         if self.port_weight:
             self._engine.counter.value += self.port_weight
-            self._blocks -= self.port_weight
         self._port_write(port, value, size)
 
     def _port_allowed(self, port: int, size: int) -> bool:

@@ -67,7 +67,9 @@ DETERMINISTIC_EPOCH_NS = 1_767_225_600 * NS_PER_SECOND      # 2026-01-01T00:00:0
 SLICE_NS = 1_000_000
 #: deterministic mode: the longest slice, in blocks, when no timer is armed
 LONGEST_SLICE = 1 << 20
-#: wall-clock mode: what a port access counts for, in blocks (it costs about a microsecond)
+#: a port access takes about a microsecond, on an ISA bus as here: deterministic mode counts it
+#: for so much time (or polling a timer would take hours), wall-clock mode for so many blocks
+PORT_NS = 1000
 PORT_WEIGHT = 100
 #: a released key stays down this long, in ms
 DEFAULT_HOLD_MS = 100
@@ -104,6 +106,7 @@ class Machine:
         self.port_write = self.ports.write
         self.cpu = X86Cpu(self, config.ram_mb << 20)
         if self.deterministic:
+            self.cpu.port_weight = -(-PORT_NS // self._block_ns)
             self.clock = Clock(self._counted_ns, self._deadline_armed)
             #: the clock of the RTC: unlike the virtual clock its timers fire in S3
             self.rtc_clock = Clock(self._counted_ns, self._deadline_armed)
@@ -357,6 +360,8 @@ class Machine:
             return True
         deadline = self._deadline(end)
         if self.cpu.halted and not self.cpu.wakeable:
+            if self.deterministic and end is None and not self.cpu.interrupts_enabled:
+                deadline = None         # no timer can end this halt: do not race through time
             return self._idle(deadline, wait)
         try:
             why = self.cpu.run(self._budget(deadline))

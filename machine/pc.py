@@ -64,7 +64,6 @@ class PcBoard:
         self.ports = ports
         self.clock = clock
         self._runstate = runstate
-        self._resets: list[Callable[[], None]] = []
         self._map_memory(config)
 
         reset = self._asking(lambda: runstate.request_reset(ShutdownCause.GUEST_RESET))
@@ -92,11 +91,11 @@ class PcBoard:
         ports.add(0x64, 1, self.keyboard.command_read, self.keyboard.command_write,
                   name="i8042 command")
         self.port92 = Port92(reset=reset, set_a20=self._port92_a20)
-        ports.add(0x92, 1, self.port92.read, self.port92.write, name="port 92")
+        ports.add(0x92, 1, self.port92.read, self.port92.write, width=4, name="port 92")
 
         self._add_pci(config, irq, reset)
         self.fw_cfg = FwCfg(memory=cpu.memory)
-        ports.add(0x510, 2, self.fw_cfg.read, self.fw_cfg.write, width=2, name="fw_cfg")
+        ports.add(0x510, 2, self.fw_cfg.read, self.fw_cfg.write, width=4, name="fw_cfg")
         ports.add(0x514, 8, self.fw_cfg.dma_read, self.fw_cfg.dma_write, width=8,
                   name="fw_cfg DMA")
         self._fill_fw_cfg(config)
@@ -108,9 +107,11 @@ class PcBoard:
                 self._add_serial(transmit, {"index": str(index)})
         for spec in config.devices:
             self._add_device(spec)
-        self._resets += [d.reset for d in (
-            self.pic, self.pit, self.port61, self.rtc, self.keyboard, self.port92,
-            self.i440fx, self.piix3, self.pm, *self.serials)]
+        self.pm.machine_ready()
+        self._resets = [
+            self.pic.reset, self.pit.reset, self.port61.reset, self.rtc.reset,
+            self.keyboard.reset, self.port92.reset, self.i440fx.reset, self.piix3.reset,
+            self.pm.reset, self.fw_cfg.reset, *(serial.reset for serial in self.serials)]
 
     # -- memory
     def _map_memory(self, config: MachineConfig) -> None:
@@ -185,14 +186,7 @@ class PcBoard:
         add(FW_CFG_NB_CPUS, (1).to_bytes(2, "little"))
         add(FW_CFG_MAX_CPUS, (1).to_bytes(2, "little"))
         add(FW_CFG_NOGRAPHIC, (1).to_bytes(2, "little"))
-        # the S3/S4 capabilities that QEMU tells SeaBIOS: S3 enabled, S4 enabled and its type
-        pm = {prop: value for driver, prop, value in config.globals if driver == "PIIX4_PM"}
-        s3 = 0 if pm.get("disable_s3", "0") in ("1", "on", "true") else 0x80
-        s4 = 0 if pm.get("disable_s4", "0") in ("1", "on", "true") else 0x80
-        states = bytearray([128, 0, 0, 129, 128, 128])
-        states[3] = 1 | s3
-        states[4] = int(pm.get("s4_val", "2"), 0) | s4
-        self.fw_cfg.add_file("etc/system-states", bytes(states))
+        self.fw_cfg.add_file("etc/system-states", self.pm.system_states)
 
     # -- devices
     def _add_pci(self, config: MachineConfig, irq: Callable[[int], Callable[[bool], None]],
@@ -206,7 +200,8 @@ class PcBoard:
         self.pci.add(self.i440fx, 0x00)
         self.piix3 = Piix3Isa(isa_line=irq, reset=reset)
         self.pci.add(self.piix3, 0x08)
-        ports.add(0xCF9, 1, self.piix3.rcr_read, self.piix3.rcr_write, name="reset control")
+        ports.add(0xCF9, 1, self.piix3.rcr_read, self.piix3.rcr_write, width=4,
+                  name="reset control")
         props = {prop: value for driver, prop, value in config.globals if driver == "PIIX4_PM"}
         run = self._runstate
         self.pm = Piix4Pm(
@@ -214,7 +209,7 @@ class PcBoard:
             suspend=self._asking(run.request_suspend), suspend_disk=run.suspend_disk,
             power_off=self._asking(
                 lambda: run.request_shutdown(ShutdownCause.GUEST_SHUTDOWN)),
-            smi=lambda: None,
+            smi=lambda: None, smm_enabled=False,     # no SMM yet: firmware skips its set-up
             disable_s3=props.get("disable_s3", "0") in ("1", "on", "true"),
             disable_s4=props.get("disable_s4", "0") in ("1", "on", "true"),
             s4_val=int(props.get("s4_val", "2"), 0))
@@ -255,7 +250,7 @@ class PcBoard:
                                  shutdown=self._asking(run.guest_pvshutdown),
                                  events=int(props.get("events", "7"), 0))
             ports.add(int(props.get("ioport", "0x505"), 0), 1, pvpanic.read, pvpanic.write,
-                      name="pvpanic")
+                      width=4, name="pvpanic")
         elif spec.driver == "isa-serial":
             self._add_serial(output, props)
         else:

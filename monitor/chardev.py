@@ -135,6 +135,7 @@ class FileBackend:
         self._append = append
         self._fd = -1
         self._full = False
+        self._front: FrontEnd | None = None
 
     def open(self, report: Callable[[str], None]) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
@@ -148,7 +149,8 @@ class FileBackend:
         self._front = front
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._front.opened()
+        if self._front is not None:
+            self._front.opened()
 
     def write(self, data: bytes) -> None:
         if self._fd < 0 or self._full:
@@ -333,6 +335,8 @@ class SocketBackend:
                     raise
 
     def _bind(self) -> socket.socket:
+        if self._path == "":
+            raise ChardevError("Failed to bind socket to : No such file or directory")
         if self._path is not None:
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:

@@ -44,7 +44,8 @@ class HmpSession:
         self._session = Session(COMMANDS, version, self._history)
         self._finished: str | None = None
         self._ended = False
-        self._turn = asyncio.Lock()
+        self._input = bytearray()
+        self._work: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Greet the other side."""
@@ -53,22 +54,46 @@ class HmpSession:
         )
         self._send(banner.encode() + self._readline.show_prompt())
 
-    async def feed(self, data: bytes) -> None:
-        """Take what the other side sent; returns when all of it has been carried out.
+    def feed(self, data: bytes) -> None:
+        """Take what the other side sent, on the event loop's thread.
 
-        Calls are served in the order they were made.
+        It is answered in order, as the machine gets round to the commands in it.
         """
-        async with self._turn:
-            echo = bytearray()
-            for byte in data:
+        if self._ended or self._session.leaving:
+            return
+        self._input += data
+        self._begin()
+
+    async def drain(self) -> None:
+        """Wait until all that was fed has been answered."""
+        while self._work is not None:
+            await asyncio.wait({self._work})
+
+    def _begin(self) -> None:
+        if self._input and self._work is None:
+            self._work = asyncio.get_running_loop().create_task(self._answer())
+            self._work.add_done_callback(self._answered)
+
+    def _answered(self, work: asyncio.Task[None]) -> None:
+        self._work = None
+        self._begin()  # what came after the last look, or stood behind a command that failed
+        if not work.cancelled() and (error := work.exception()) is not None:
+            work.get_loop().call_exception_handler(
+                {"message": "the monitor failed", "exception": error, "task": work}
+            )
+
+    async def _answer(self) -> None:
+        echo = bytearray()
+        while self._input:
+            byte = self._input.pop(0)
+            echo += self._readline.feed(bytes((byte,)))
+            if self._finished is not None:
+                line, self._finished = self._finished, None
+                self._flush(echo)
+                await self._execute(line)
                 if self._ended or self._session.leaving:
-                    break
-                echo += self._readline.feed(bytes((byte,)))
-                if self._finished is not None:
-                    line, self._finished = self._finished, None
-                    self._flush(echo)
-                    await self._execute(line)
-            self._flush(echo)
+                    self._input.clear()
+        self._flush(echo)
 
     def _line_finished(self, line: str) -> None:
         self._finished = line

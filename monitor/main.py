@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from monitor.chardev import Backend, ChardevError, MuxBackend, open_chardev
+from monitor.chardev import Backend, ChardevError, MuxBackend, MuxPort, open_chardev
 from monitor.options import OptionError, Options, parse
 from monitor.version import VERSION
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from machine import Machine
+    from monitor.hmp_session import HmpSession
     from monitor.qmp import QmpServer
 
 __all__ = ["main"]
@@ -52,11 +53,20 @@ def main(argv: list[str] | None = None) -> int:
             _tell(prog, line)
         if options.answer is not None:
             return _print(options.answer)
+        _set_up_logging(prog)
         return _Program(prog, options).run()
     except OptionError as error:
         for line in str(error).split("\0"):
             _tell(prog, line)
         return 1
+
+
+def _set_up_logging(prog: str) -> None:
+    import logging
+
+    logging.basicConfig(format=f"{prog}: %(message)s", level=logging.WARNING)
+    # What a guest does wrong is shown to who asks for it, and nobody can ask yet.
+    logging.getLogger("snooze.guest").setLevel(logging.CRITICAL)
 
 
 def program_name(argv0: str) -> str:
@@ -179,6 +189,8 @@ class _Program:
         config.bios = firmware.image() if self.options.bios is None \
             else self._read_bios(self.options.bios)
         config.chardevs = {name: each.write for name, each in self.backends.items()}
+        # On a mux the last to come has the input first: the serial port, if there is one.
+        self.monitor_ports = [self._port(spec.chardev) for spec in self.options.monitors]
         self.ports: list[Backend | None] = []
         for name in self.options.serials:
             port = self._port(name) if name else None
@@ -195,6 +207,9 @@ class _Program:
             return Machine(config)
         except (ConfigError, EngineError) as error:
             raise OptionError(str(error)) from None
+        except OSError as error:
+            # Guest memory is mapped from the host, and the host may not have that much.
+            raise OptionError(f"cannot set up guest memory 'pc.ram': {error.strerror}") from None
 
     def _read_bios(self, path: str) -> bytes:
         try:
@@ -244,24 +259,28 @@ class _Program:
         exited = asyncio.wrap_future(machine.exited)
         if self.options.console:
             await self._run_console(machine, exited)
-        return await exited
+        status = await exited
+        # Commands that the machine left behind will not be finished any more.
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        return status
 
     def _connect_monitors(self, machine: Machine) -> QmpServer | None:
         server: QmpServer | None = None
-        for spec in self.options.monitors:
-            port = self._port(spec.chardev)
+        for spec, port in zip(self.options.monitors, self.monitor_ports, strict=True):
             if spec.mode == "control":
                 from monitor.qmp import QmpServer
 
                 if server is None:
                     server = QmpServer(machine, machine.exited.done)
-                    heard = server.event
-                    _expect(machine.post(lambda: machine.subscribe(heard)))
+                    _subscribe(machine, server)
                 port.connect(server.session(port, pretty=spec.pretty))
             else:
                 front = _HmpFrontEnd(machine, port)
                 port.connect(front)
-                if hasattr(port, "focused"):
+                if isinstance(port, MuxPort):
                     port.focused = front.focused
         return server
 
@@ -273,7 +292,8 @@ class _Program:
         console = Console(machine, VERSION)
         self.console_output.connect(console.serial_output)
         task = asyncio.ensure_future(console.run())
-        await asyncio.wait({task, exited}, return_when=asyncio.FIRST_COMPLETED)
+        ends: set[asyncio.Future[Any]] = {task, exited}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             task.cancel()
         try:
@@ -288,13 +308,17 @@ def _discard(data: bytes) -> None:
     """A serial port with nothing plugged in."""
 
 
+def _subscribe(machine: Machine, server: QmpServer) -> None:
+    _expect(machine.post(lambda: machine.subscribe(server.event)))
+
+
 class _HmpFrontEnd:
     """An HMP monitor on a character device: a session for each client."""
 
     def __init__(self, machine: Machine, backend: Backend) -> None:
         self._machine = machine
         self._backend = backend
-        self._session: Any = None
+        self._session: HmpSession | None = None
 
     def opened(self) -> None:
         from monitor.hmp_session import HmpSession
@@ -304,7 +328,8 @@ class _HmpFrontEnd:
         self._session.start()
 
     def received(self, data: bytes) -> None:
-        self._session.feed(data)
+        if self._session is not None:
+            self._session.feed(data)
 
     def closed(self) -> None:
         self._session = None

@@ -12,15 +12,15 @@ Two grammars for `name=value,...` are in use, as there: `QemuOpts` (a comma in a
 is doubled, the first value may go without its name, `x` alone means x=on with a
 warning, `nox` x=off), and the stricter one of -machine and -display.
 
-Imports are few on purpose: this runs before the guest's first instruction.
+Imports are few, regular expressions not compiled in advance and classes plain, on
+purpose: this runs before the guest's first instruction.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from machine.config import DeviceSpec, MachineConfig
 
@@ -35,12 +35,11 @@ class OptionError(Exception):
         super().__init__(f"{where}: {text}" if where else text)
 
 
-@dataclass(frozen=True)
-class ChardevSpec:
+class ChardevSpec(NamedTuple):
     """A character device: `-chardev backend,id=…`, or what `-serial` and its like imply."""
 
     id: str
-    #: "null", "file", "stdio", "socket", "vc", "pty"
+    #: "null", "file", "stdio", "socket" or "vc"
     backend: str
     params: Mapping[str, str]
     #: the option as the user wrote it, for messages; None for one that is implied
@@ -51,8 +50,7 @@ class ChardevSpec:
     failure: str | None = None
 
 
-@dataclass(frozen=True)
-class MonitorSpec:
+class MonitorSpec(NamedTuple):
     """A monitor: `-monitor`, `-qmp`, `-mon`."""
 
     chardev: str
@@ -62,47 +60,46 @@ class MonitorSpec:
     where: str | None = None
 
 
-@dataclass
 class Options:
     """All that the command line says."""
 
-    machine: MachineConfig = field(default_factory=MachineConfig)
-    bios: str | None = None
-    pidfile: str | None = None
-    #: in the order in which they are opened
-    chardevs: list[ChardevSpec] = field(default_factory=list)
-    monitors: list[MonitorSpec] = field(default_factory=list)
-    #: for serial port 0, 1, …: its character device's ID, "" for a port with nothing on
-    #: it, None where there is no port
-    serials: list[str | None] = field(default_factory=list)
-    #: the interactive console on this terminal, with serial port 0's output
-    console: bool = False
-    #: lines for stderr that do not keep the machine from starting
-    warnings: list[str] = field(default_factory=list)
-    #: text for stdout: print it and exit with 0 (-help, -version, -device help …)
-    answer: str | None = None
+    def __init__(self) -> None:
+        self.machine = MachineConfig()
+        self.bios: str | None = None
+        self.pidfile: str | None = None
+        #: in the order in which they are opened
+        self.chardevs: list[ChardevSpec] = []
+        self.monitors: list[MonitorSpec] = []
+        #: for serial port 0, 1, …: its character device's ID, "" for a port with nothing
+        #: on it, None where there is no port
+        self.serials: list[str | None] = []
+        #: the interactive console on this terminal, with serial port 0's output
+        self.console = False
+        #: lines for stderr that do not keep the machine from starting
+        self.warnings: list[str] = []
+        #: text for stdout: print it and exit with 0 (-help, -version, -device help …)
+        self.answer: str | None = None
 
 
-@dataclass
 class _Draft:
     """What has been read so far."""
 
-    version: str
-    prog: str
-    options: Options = field(default_factory=Options)
-    display: str | None = None
-    defaults: bool = True
-    nographic: bool = False
-    #: -monitor, -serial were given, so no default of them is wanted
-    monitor_given: bool = False
-    #: (text, where) of each -serial
-    serials: list[tuple[str, str | None]] = field(default_factory=list)
-    debugcons: list[tuple[str, str]] = field(default_factory=list)
-    mons: list[tuple[dict[str, str], str]] = field(default_factory=list)
-    devices: list[tuple[DeviceSpec, str, str | None]] = field(default_factory=list)
-    memory: str | None = None
-    icount: dict[str, str] = field(default_factory=dict)
-    cpu: str = "qemu64"
+    def __init__(self, prog: str, version: str) -> None:
+        self.prog = prog
+        self.version = version
+        self.options = Options()
+        self.display: str | None = None
+        self.defaults = True
+        self.nographic = False
+        #: -monitor or -mon was given, so no default monitor is wanted
+        self.monitor_given = False
+        #: (text, where) of each -serial
+        self.serials: list[tuple[str, str | None]] = []
+        self.debugcons: list[tuple[str, str]] = []
+        self.mons: list[tuple[dict[str, str], str]] = []
+        #: (device, where, id)
+        self.devices: list[tuple[DeviceSpec, str, str | None]] = []
+        self.icount: dict[str, str] = {}
 
     def warn(self, where: str, text: str) -> None:
         self.options.warnings.append(f"{where}: warning: {text}")
@@ -112,8 +109,7 @@ class _Answer(Exception):
     """The option asks for text and nothing else."""
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One row of the table.  *argument* is its form; an empty one: takes none."""
 
     names: tuple[str, ...]
@@ -124,9 +120,17 @@ class Option:
 
 # -- name=value,name=value
 
-def _split(text: str) -> list[str]:
-    """At single commas; two of them stand for one."""
-    return [part.replace("\0", ",") for part in text.replace(",,", "\0").split(",")]
+def _split(text: str) -> list[tuple[str, str | None]]:
+    """At single commas (two of them stand for one): (name, value), or (text, None)
+    for what has no `=`.  A name has no comma in it."""
+    parts: list[tuple[str, str | None]] = []
+    for part in text.replace(",,", "\0").split(","):
+        name, equals, value = part.partition("=")
+        if equals and "\0" not in name:
+            parts.append((name, value.replace("\0", ",")))
+        else:
+            parts.append((part.replace("\0", ","), None))
+    return parts
 
 
 def _opts(draft: _Draft, text: str, where: str, *, first: str | None = None,
@@ -134,15 +138,15 @@ def _opts(draft: _Draft, text: str, where: str, *, first: str | None = None,
     """QemuOpts.  *first* is the name that the first value may go without; other names
     than *names* (None: any) are refused."""
     given: dict[str, str] = {}
-    for i, part in enumerate(_split(text)):
-        name, equals, value = part.partition("=")
-        if not equals:
+    for i, (part, assigned) in enumerate(_split(text)):
+        name, value = part, assigned or ""
+        if assigned is None:
             if i == 0 and first is not None:
                 name, value = first, part
             elif part == "":
                 continue
             else:
-                name, value = part, "on"
+                value = "on"
                 if part.startswith("no") and (names is None or part not in names):
                     name, value = part[2:], "off"
                 if warn:
@@ -160,15 +164,14 @@ def _opts(draft: _Draft, text: str, where: str, *, first: str | None = None,
 def _keyval(text: str, where: str, first: str) -> dict[str, str]:
     """The strict grammar: every parameter has its `=`."""
     given: dict[str, str] = {}
-    for i, part in enumerate(_split(text)):
-        name, equals, value = part.partition("=")
-        if not equals:
-            if i == 0:
-                name, value = first, part
-            elif part == "":
-                continue
-            else:
+    for i, (part, assigned) in enumerate(_split(text)):
+        name, value = part, assigned or ""
+        if assigned is None:
+            if i > 0:
+                if part == "":
+                    continue
                 raise OptionError(f"Expected '=' after parameter '{part}'", where)
+            name, value = first, part
         given[name] = value
     return given
 
@@ -185,12 +188,12 @@ def _is_on(value: str, name: str, where: str | None) -> bool:
     raise OptionError(f"Parameter '{name}' expects 'on' or 'off'", where)
 
 
-_INTEGER = re.compile(r"\s*[-+]?(0[xX][0-9a-fA-F]+|[0-9]+)")
+_INTEGER = r"\s*[-+]?(0[xX][0-9a-fA-F]+|[0-9]+)"
 
 
 def _integer(value: str) -> int | None:
     """As strtoll(…, 0) reads it: decimal, 0octal, 0xhex; None for anything else."""
-    if not _INTEGER.fullmatch(value):
+    if not re.fullmatch(_INTEGER, value):
         return None
     digits = value.strip().lstrip("+-")
     try:
@@ -202,14 +205,14 @@ def _integer(value: str) -> int | None:
 
 _SUFFIXES = {"": 1 << 20, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40,
              "p": 1 << 50, "e": 1 << 60}
-_SIZE = re.compile(r"(\d+(?:\.\d*)?|0[xX][0-9a-fA-F]+)([bkmgtpeBKMGTPE]?)")
+_SIZE = r"(\d+(?:\.\d*)?|0[xX][0-9a-fA-F]+)([bkmgtpeBKMGTPE]?)"
 
 
 def _size_in_mb(text: str, where: str) -> int:
     """-m's size; without a suffix it is in MiB."""
     if re.fullmatch(r"-\d+", text):
         raise OptionError(f"Value '{text}' is out of range for parameter 'size'", where)
-    match = _SIZE.fullmatch(text)
+    match = re.fullmatch(_SIZE, text)
     if not match:
         raise OptionError(
             "Parameter 'size' expects a non-negative number below 2^64\nOptional suffix k, M, G, "
@@ -278,7 +281,7 @@ _CPUS = ("qemu64", "qemu64-v1", "max", "default")
 
 
 def _cpu(draft: _Draft, text: str, where: str) -> None:
-    model, *features = _split(text)
+    model, *features = text.split(",")
     if model in ("help", "?"):
         raise _Answer("Available CPUs:\n" + "".join(f"  {name}\n" for name in _CPUS[:3]))
     if model not in _CPUS:
@@ -289,7 +292,6 @@ def _cpu(draft: _Draft, text: str, where: str) -> None:
             raise OptionError(f"can't apply global {model}-x86_64-cpu.{name}={value}: "
                               f"Property '{model}-x86_64-cpu.{name}' not found")
         raise OptionError(f"Property '{model}-x86_64-cpu.{name}' not found")
-    draft.cpu = model
 
 
 def _accel(draft: _Draft, text: str, where: str) -> None:
@@ -335,7 +337,7 @@ def _icount(draft: _Draft, text: str, where: str) -> None:
     draft.options.machine.icount_shift = shift
 
 
-_DATE = re.compile(r"(\d{1,4})-(\d{1,2})-(\d{1,2})(?:T(\d{1,2}):(\d{1,2})(?::(\d{1,2}))?)?")
+_DATE = r"(\d{1,4})-(\d{1,2})-(\d{1,2})(?:T(\d{1,2}):(\d{1,2})(?::(\d{1,2}))?)?"
 
 
 def _rtc(draft: _Draft, text: str, where: str) -> None:
@@ -359,7 +361,7 @@ def _date(text: str) -> str:
 
     bad = OptionError("invalid datetime format\n"
                       "valid formats: '2006-06-17T16:01:21' or '2006-06-17'")
-    match = _DATE.fullmatch(text)
+    match = re.fullmatch(_DATE, text)
     if not match:
         raise bad
     try:
@@ -414,7 +416,9 @@ DEVICES: dict[str, dict[str, str]] = {
 }
 
 #: What -global knows beside them: devices that the board has anyway.
+#: ICH9-LPC is the other board's: known, and without effect.
 _BOARD_DEVICES: dict[str, dict[str, str]] = {
+    "ICH9-LPC": {"disable_s3": "uint8_t", "disable_s4": "uint8_t", "s4_val": "uint8_t"},
     "PIIX4_PM": {"disable_s3": "uint8_t", "disable_s4": "uint8_t", "s4_val": "uint8_t"},
 }
 
@@ -483,7 +487,6 @@ _ON_OFF = frozenset({"append", "mux", "server", "signal", "wait"})
 _BACKENDS: dict[str, frozenset[str]] = {
     "file": frozenset({"path", "append"}),
     "null": frozenset(),
-    "pty": frozenset({"path"}),
     "socket": frozenset({"path", "host", "port", "server", "wait", "reconnect", "reconnect-ms",
                          "ipv4", "ipv6", "nodelay", "to"}),
     "stdio": frozenset({"signal"}),
@@ -554,7 +557,7 @@ def _compat(draft: _Draft, label: str, text: str, where: str | None,
     failed = OptionError(failure, where)
     kind, _, rest = text.partition(":")
     params: dict[str, str] = {}
-    if text in ("null", "stdio", "pty", "vc") or kind == "vc":
+    if text in ("null", "stdio") or kind == "vc":
         backend = kind
     elif kind == "file" and ":" in text:
         backend = "file"
@@ -779,7 +782,7 @@ def parse(arguments: Sequence[str], *, prog: str, version: str, terminal: bool) 
     are separated by a NUL.  Warnings come back in the result, or, when it fails, in front
     of the error in the same way.
     """
-    draft = _Draft(version=version, prog=prog)
+    draft = _Draft(prog, version)
     try:
         _read(draft, list(arguments))
         _complete(draft, terminal)
@@ -941,8 +944,3 @@ def _check_users(draft: _Draft) -> None:
         if label is not None and spec.driver != "isa-serial":
             take(label, f"Property '{spec.driver}.chardev' can't take value '{label}': "
                         f"chardev '{label}' is already in use", where)
-
-
-def program_name(argv0: str) -> str:
-    """What messages begin with."""
-    return os.path.basename(argv0)

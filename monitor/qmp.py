@@ -137,7 +137,8 @@ def _members(given: Mapping[str, Any], arguments: tuple[Argument, ...],
 
 
 _KEY_TYPE = Argument("type", _enum(frozenset({"number", "qcode"})))
-_KEY_DATA = {"number": Argument("data", _integer), "qcode": Argument("data", _enum(frozenset(QCODES)))}
+_KEY_DATA = {"number": Argument("data", _integer),
+             "qcode": Argument("data", _enum(frozenset(QCODES)))}
 
 
 def _key(value: Any, path: str, name: str) -> Any:

@@ -3,8 +3,8 @@
 The monitors are typed against these protocols, so that they can be tested with
 no machine at all; `machine.machine.Machine` is what they get in earnest.
 
-Only `post` and `subscribe` may be called from any thread.  Everything else is
-for the machine thread: inside a function given to `post`.
+Only `post` may be called from any thread.  Everything else is for the machine
+thread: inside a function given to `post`.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class MachineTarget(Protocol):
     def post(self, fn: Callable[[], T], /) -> Future[T]:
         """Run *fn* on the machine thread, serve what it requested, then resolve."""
 
-    def subscribe(self, callback: Callable[[Event], None], /) -> object:
-        """Have *callback* called on the machine thread with each event."""
+    def subscribe(self, callback: Callable[[Event], None], /) -> Callable[[], None]:
+        """Have *callback* called on the machine thread with each event; returns the way out."""
 
     @property
     def status(self) -> Status: ...

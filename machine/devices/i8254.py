@@ -20,12 +20,11 @@ QEMU's ways, which guests have come to know, win over the data sheet:
 
 - a count takes effect with its last byte, in every mode, also under way and
   without a trigger, and the control word alone changes neither count nor null count;
-- OUT of modes 1, 2, 4 and 5 is active high: high during the one-shot of mode 1, high
-  for one tick at the end in modes 2, 4 and 5;
+- OUT of modes 2, 4 and 5 is active high: high for one tick at the end;
 - mode 3 counts down by two from whatever the count is, odd or even.
 
-What QEMU does not have follows the data sheet: BCD counting, and a low gate that holds the count in
-modes 0, 2, 3 and 4 (and OUT idle in modes 2 and 3).
+What QEMU does not have follows the data sheet: BCD counting, modes 6 and 7 as other names of 2 and
+3, and a low gate that holds the count in modes 0, 2, 3 and 4 (and OUT idle in modes 2 and 3).
 """
 
 from __future__ import annotations
@@ -120,11 +119,11 @@ class I8254:
 
     def reset(self) -> None:
         """Power-on: mode 3 with the longest period, the speaker's gate closed."""
-        irq = self.state.irq
-        self.state = s = State(irq=irq)
+        self._drive(False)
+        self.state = s = State()
         s.loaded_at = _three(self._clock.now_ns())
         s.held[2] = 0
-        self._arm()
+        self._arm_after(_MODES[s.mode[0]], 0)
 
     def restored(self) -> None:
         """Arm the timer of a `state` that was put in place from outside."""
@@ -277,10 +276,8 @@ class I8254:
 
     def _output_after(self, channel: int, mode: int, elapsed: int) -> bool:
         count = self.state.count[channel]
-        if mode == 0:
+        if mode <= 1:
             return elapsed >= count
-        if mode == 1:
-            return elapsed < count
         if mode == 2:
             return elapsed > 0 and elapsed % count == 0
         if mode == 3:
@@ -326,15 +323,13 @@ class I8254:
             return
         if s.irq_at <= self._clock.now_ns():
             self._fire()
-        if _MODES[s.mode[0]] == 3:
-            self._drive(self.output(0))
+        if _MODES[s.mode[0]] == 3 and not self.output(0):
+            self._drive(False)
 
     def _fire(self) -> None:
         mode = _MODES[self.state.mode[0]]
-        if mode == 0:
+        if mode <= 1:
             self._drive(True)
-        elif mode == 1:
-            self._drive(False)
         else:
             self._drive(False)
             self._drive(True)
@@ -344,12 +339,11 @@ class I8254:
 
     def _arm(self) -> None:
         """Drive IRQ 0 for a count that starts, and wait for its next edge."""
-        mode = _MODES[self.state.mode[0]]
         self._drive(self.output(0))
-        if self.state.held[0] != _RUNNING:
+        if self.state.held[0] == _RUNNING:
+            self._arm_after(_MODES[self.state.mode[0]], self._elapsed(0))
+        else:
             self._disarm()
-            return
-        self._arm_after(mode, self._elapsed(0))
 
     def _arm_after(self, mode: int, elapsed: int) -> None:
         s = self.state

@@ -235,9 +235,10 @@ class Mc146818:
             if self._running():
                 self._latch_time()
             value &= ~B_UIE
-        cmos[REG_B] = value
-        if before & B_SET and self._running():
+        elif before & B_SET and cmos[REG_A] & A_DIVIDER <= A_DIVIDER_RUNS:
+            # the bytes are what they were when written: in the old format
             self._set_time(self._guest_ns() % NS_PER_SECOND)
+        cmos[REG_B] = value
         if value & cmos[REG_C] & C_CAUSES:
             cmos[REG_C] |= C_IRQF
             self._drive(True)
@@ -277,9 +278,10 @@ class Mc146818:
         return byte if self.state.cmos[REG_B] & B_BINARY else (byte >> 4) * 10 + (byte & 15)
 
     def _decode_hours(self, byte: int) -> int:
+        hours = self._decode(byte & ~PM & 0xFF)
         if self.state.cmos[REG_B] & B_24H:
-            return self._decode(byte)
-        return self._decode(byte & ~PM & 0xFF) % 12 + (12 if byte & PM else 0)
+            return hours
+        return hours % 12 + (12 if byte & PM else 0)
 
     def _latch_time(self) -> None:
         """Put the present time into its bytes."""

@@ -361,6 +361,14 @@ def test_cont_while_suspended_is_silent() -> None:
     assert rig.served() == [] and rig.state() is S.SUSPENDED
 
 
+def test_cont_while_suspended_does_not_overtake_a_pending_stop() -> None:
+    rig = Rig()
+    rig.suspend()
+    rig.m.request_stop(S.PAUSED)
+    rig.m.cont()
+    assert rig.events() == ["STOP"] and rig.state() is S.PAUSED and rig.m.was_suspended
+
+
 def test_stop_and_cont_of_a_running_machine_remember_no_suspend() -> None:
     rig = Rig()
     rig.suspend()
@@ -813,6 +821,13 @@ def test_a_panic_follows_the_panic_action(
     assert rig.state() is state and rig.m.exit_code == code
     if "SHUTDOWN" in told:
         assert rig.data["SHUTDOWN"] == {"guest": True, "reason": "guest-panic"}
+
+
+def test_a_panic_that_powers_off_requests_a_stop_as_well() -> None:
+    rig = Rig()
+    rig.m.guest_panicked()
+    rig.m.cont()
+    assert rig.events() == ["GUEST_PANICKED", "STOP", "RESUME", "SHUTDOWN"]
 
 
 def test_only_a_panic_exits_with_failure() -> None:
