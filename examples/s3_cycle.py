@@ -1,4 +1,8 @@
-"""One S3 cycle, as a library: no thread, no server."""
+"""One S3 cycle, as a library: no thread, no server.  It prints:
+
+#: asleep: suspended
+#: awake: running
+"""
 
 import firmware
 from machine import Machine
@@ -7,4 +11,4 @@ machine = Machine(bios=firmware.image(), icount_shift=2)
 machine.run_until("SUSPEND")
 print("asleep:", machine.status.state.value)
 machine.wakeup()
-print("awake: ", machine.status.state.value)
+print("awake:", machine.status.state.value)
