@@ -19,8 +19,6 @@ two runs with the same input are equal to the last bit.
 from __future__ import annotations
 
 import collections
-import datetime
-import hashlib
 import logging
 import threading
 import time
@@ -232,6 +230,8 @@ class Machine:
 
     def fingerprint(self) -> bytes:
         """A digest of processor, RAM and virtual time: equal machines, equal bytes."""
+        import hashlib
+
         digest = hashlib.blake2b(self.cpu.fingerprint(), digest_size=16)
         digest.update(self.clock.now_ns().to_bytes(16, "little"))
         digest.update(memoryview(self.cpu.memory.ram))
@@ -486,6 +486,8 @@ class Machine:
         if base == "localtime":
             offset = 0 if self.deterministic else time.localtime(now // NS_PER_SECOND).tm_gmtoff
             return now + offset * NS_PER_SECOND
+        import datetime
+
         moment = datetime.datetime.fromisoformat(base)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=datetime.UTC)

@@ -19,7 +19,8 @@ from machine.runstate import RunState
 from monitor.console import BACKLOG_LIMIT, HINT, Console, history_path, printable
 from tests.monitor.fake_machine import FakeMachine
 
-LIMIT = 5.0
+LIMIT = 3.0
+ERASE_DOWN = "\x1b[J"
 ESCAPE_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -42,8 +43,9 @@ class Screen:
 
     @property
     def lines(self) -> list[str]:
-        """What was written in whole lines."""
-        return [line.rpartition("\r")[2] for line in self.text.split("\r\n")]
+        """What was written in whole lines; the prompt was erased before each."""
+        lines = (line.rpartition(ERASE_DOWN)[2] for line in self.raw.split("\r\n"))
+        return [ESCAPE_SEQUENCE.sub("", line) for line in lines]
 
     def type(self, keys: str) -> None:
         self._keys.send_text(keys)
@@ -74,7 +76,7 @@ async def running(
             task = asyncio.ensure_future(console.run())
             screen = Screen(console, keys, drawn)
             if wait:
-                await screen.shows("(qemu) ")
+                await screen.shows("(qemu)")
             try:
                 yield screen, task
             finally:
@@ -391,7 +393,7 @@ class TestHistory:
             assert "info version" in history.read_text()
             async with running(machine, history) as (screen, _):
                 screen.type("\x10")
-                await screen.shows("(qemu) info version")
+                await screen.shows("info version")
 
         asyncio.run(scenario())
 

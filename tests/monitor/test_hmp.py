@@ -14,6 +14,8 @@ from monitor.hmp_session import HmpSession
 from monitor.keycodes import NUMBERS, QCODES
 from tests.monitor.fake_machine import FakeMachine
 
+NO_REGISTERS: dict[str, int] = {}
+
 
 @pytest.fixture
 def machine() -> FakeMachine:
@@ -367,12 +369,12 @@ class TestExpressions:
     )
     def test_mistakes(self, text: str, message: str) -> None:
         with pytest.raises(ExpressionError) as error:
-            evaluate(text, {}.get)
+            evaluate(text, NO_REGISTERS.get)
         assert str(error.value) == message
 
     @pytest.mark.parametrize(("text", "end"), [("1 2", 2), ("08", 1), ("0x", 1), ("1<<2", 1)])
     def test_what_follows_is_left(self, text: str, end: int) -> None:
-        assert evaluate(text, {}.get)[1] == end
+        assert evaluate(text, NO_REGISTERS.get)[1] == end
 
 
 class Connection:
