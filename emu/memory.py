@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from emu.engine import Engine
 
@@ -26,8 +26,7 @@ MmioRead = Callable[[int, int], int]
 MmioWrite = Callable[[int, int, int], None]
 
 
-@dataclass(frozen=True)
-class Region:
+class Region(NamedTuple):
     """A mapped range [start, end) of guest-physical addresses.
 
     *buffer* and *offset* say where its bytes are on the host; *writable* is

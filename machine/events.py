@@ -16,10 +16,9 @@ group through.)
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = [
     "EVENTS",
@@ -56,8 +55,7 @@ GUEST_PVSHUTDOWN = "GUEST_PVSHUTDOWN"
 MEMORY_FAILURE = "MEMORY_FAILURE"
 
 
-@dataclasses.dataclass(frozen=True)
-class EventType:
+class EventType(NamedTuple):
     """What an event of one name carries.
 
     *members* of its data (`?` behind the name: may be missing); *interval_ns*:
@@ -87,8 +85,7 @@ EVENTS: Mapping[str, EventType] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """One thing that happened; *seconds* and *microseconds* since the epoch."""
 
     name: str

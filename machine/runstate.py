@@ -47,7 +47,7 @@ import dataclasses
 import enum
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from machine import events
 from machine.events import EventBus
@@ -223,8 +223,7 @@ class WakeupReason(enum.StrEnum):
     PM_TIMER = "pm-timer"
 
 
-@dataclasses.dataclass(frozen=True)
-class Status:
+class Status(NamedTuple):
     """QMP's `StatusInfo`.  *singlestep*: one guest instruction per translation block."""
 
     state: RunState
@@ -242,8 +241,7 @@ class Actions:
     watchdog: WatchdogAction = WatchdogAction.RESET
 
 
-@dataclasses.dataclass(frozen=True)
-class HyperVPanicInformation:
+class HyperVPanicInformation(NamedTuple):
     """The five crash parameters of a Hyper-V enlightened guest (MSRs 0x40000100-104), uint64."""
 
     arg1: int
@@ -254,7 +252,7 @@ class HyperVPanicInformation:
 
     def qapi(self) -> dict[str, Any]:
         """As QMP's `GuestPanicInformation`."""
-        return {"type": "hyper-v", **dataclasses.asdict(self)}
+        return {"type": "hyper-v", **self._asdict()}
 
 
 class MachineError(Exception):
@@ -274,8 +272,7 @@ class InvalidTransition(Exception):
         self.new = new
 
 
-@dataclasses.dataclass(frozen=True)
-class Effects:
+class Effects(NamedTuple):
     """What the manager does to the rest of the machine.
 
     `freeze`/`thaw` are called when live begins and ends, `pause_cpu` and `resume_cpu` when
@@ -488,7 +485,7 @@ class RunStateManager:
                 self.request_shutdown(ShutdownCause.GUEST_PANIC)
         if info is not None:
             parameters = " ".join(
-                f"{value:#x}" if value else "0" for value in dataclasses.astuple(info))
+                f"{value:#x}" if value else "0" for value in info)
             self._log_guest(f"\nHV crash parameters: ({parameters})\n")
 
     def guest_crash_loaded(self, info: HyperVPanicInformation | None = None) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import json
+import logging
 import os
 import re
 import threading
@@ -170,6 +171,17 @@ class _HistoryFile(FileHistory):
             self._complain = None
 
 
+class _LogLines(logging.Handler):
+    """What the program logs, as lines above the prompt: stderr is the same terminal."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__()
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._show(f"{printable(self.format(record))}\n")
+
+
 class _CommandCompleter(Completer):
     """The monitor's completion, for prompt_toolkit."""
 
@@ -275,6 +287,16 @@ class Console:
         Returns also when the terminal is gone.  May be cancelled; what the guest
         wrote until then is shown.
         """
+        log, handler = logging.getLogger("snooze"), _LogLines(self._notice)
+        propagated, log.propagate = log.propagate, False
+        log.addHandler(handler)
+        try:
+            await self._serve()
+        finally:
+            log.removeHandler(handler)
+            log.propagate = propagated
+
+    async def _serve(self) -> None:
         self._notice(f"snooze {self._version} monitor - type 'help' for more information\n")
         with self._lock:
             self._loop = asyncio.get_running_loop()

@@ -513,7 +513,8 @@ def _sendkey(call: Call) -> str:
         qcode = _qcode(name)
         if qcode is None:
             return f"invalid parameter: {name}\n"
-        qcodes.append(qcode)
+        if qcode != UNMAPPED:  # no key of this keyboard; that something was pressed remains
+            qcodes.append(qcode)
     hold_ms = call.number("hold_ms", 0)
     if hold_ms > 0:
         call.machine.send_keys(qcodes, hold_ms)

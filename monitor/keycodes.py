@@ -3,7 +3,7 @@
 The names are QMP's `QKeyCode`.  The numbers are those of an AT keyboard's
 scancode set 1 after the controller's translation, with bit 7 set where the set
 has an 0xe0 prefix; `sendkey` takes them as hexadecimal.  A number that stands for
-no key is `unmapped`: it is pressed like any other, and nobody hears of it.
+no key is `unmapped`: pressing it wakes the guest like any other, and types nothing.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 from typing import Any
@@ -1098,7 +1097,7 @@ def test_a_failure_and_a_failing_effect_both_come_out() -> None:
     def broken() -> None:
         raise OSError("button")
 
-    rig.m._effects = dataclasses.replace(rig.m._effects, power_button=broken)
+    rig.m._effects = rig.m._effects._replace(power_button=broken)
     rig.m.system_powerdown()
     with pytest.raises(ExceptionGroup) as caught:
         rig.m.serve()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -238,6 +239,18 @@ def test_events_are_told(machine: FakeMachine, history: Path) -> None:
             assert "[SUSPEND]" in screen.lines
         await asyncio.wrap_future(machine.post(lambda: None))
         assert machine.subscribers == []
+
+    asyncio.run(scenario())
+
+
+def test_what_is_logged_is_told(machine: FakeMachine, history: Path) -> None:
+    async def scenario() -> None:
+        async with running(machine, history) as (screen, _):
+            screen.type('sendkey "a\r')
+            await screen.shows("sendkey: string expected\r\n")
+            assert "unterminated string" in screen.lines
+        assert logging.getLogger("snooze").propagate
+        assert logging.getLogger("snooze").handlers == []
 
     asyncio.run(scenario())
 

@@ -169,7 +169,8 @@ class TestSendkey:
             ("<", (["less"], 100)),
             ("<-a", (["less", "a"], 100)),
             ("0x1e-0xcb", (["a", "left"], 100)),
-            ("0xfff", (["unmapped"], 100)),
+            ("0xfff-a", (["a"], 100)),
+            ("unmapped", ([], 100)),  # types nothing, but wakes
             ('"ret"', (["ret"], 100)),
         ],
     )
