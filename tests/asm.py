@@ -37,6 +37,8 @@ def asm(body: str, *, bits: int = 16, org: int = 0x1000) -> bytes:
     if entry is None:
         if not (os.environ.get("SNOOZE_ASSEMBLE") and shutil.which("nasm")):
             raise LookupError(f"not in {TABLE.name}: run the tests once with SNOOZE_ASSEMBLE=1")
+        if TABLE.exists():                      # another run may have added to it
+            _table.update(json.loads(TABLE.read_text()))
         entry = _table[key] = {"source": source, "code": nasm(source).hex()}
         TABLE.write_text(json.dumps(_table, indent=0, sort_keys=True) + "\n")
     return bytes.fromhex(entry["code"])
