@@ -63,7 +63,7 @@ _UC = {"tcg_flush_tlb": 368, "cpu": 440, "count_hook": 1360, "emu_counter": 1368
        "emu_count": 1376, "stop_request": 1389, "no_exit_request": 2034}
 _HOOK_CALLBACK = 40
 
-_INTERRUPT_HARD = 2
+_EXCP_INTERRUPT = 0x10000
 
 _P, _U64, _U32, _INT, _SIZE = C.c_void_p, C.c_uint64, C.c_uint32, C.c_int, C.c_size_t
 
@@ -310,6 +310,24 @@ def _code_exec_interrupt(env: int, acknowledge: int, hardirq: int) -> bytes:
             b"\x74\x03" + deny + take)
 
 
+def _code_count(counter: int, stop: int, cpu: int, loop_exit: int) -> bytes:
+    """UC_HOOK_CODE (uc, address, size, user_data): count an instruction, or leave before it.
+
+    *counter* is the address of emu_counter, which emu_count follows.  Everything is in
+    the CPU state before this hook, so the processor's loop can be left at once;
+    Unicorn's own way, a check after each hook, takes a third of the time.
+    """
+    leave = (b"\x48\x83\xec\x08"                             # sub rsp, 8
+             b"\x48\xb8" + _imm64(stop) + b"\xff\xd0"         # mov rax, uc_emu_stop; call rax
+             b"\x48\x83\xc4\x08"                             # add rsp, 8
+             b"\x48\xbf" + _imm64(cpu) +                    # mov rdi, cpu
+             b"\xc7\x87" + struct.pack("<II", _CPU["exception_index"], _EXCP_INTERRUPT) +
+             b"\x48\xb8" + _imm64(loop_exit) + b"\xff\xe0")   # mov rax, cpu_loop_exit; jmp rax
+    return (b"\x48\xb8" + _imm64(counter) +                 # mov rax, counter
+            b"\x48\x8b\x08\x48\xff\xc1\x48\x89\x08"         # mov rcx,[rax]; inc rcx; mov [rax],rcx
+            b"\x48\x3b\x48\x08\x77\x01\xc3" + leave)         # cmp rcx, [rax+8]; ja leave; ret
+
+
 class Engine:
     """One libunicorn x86 engine with its CPU, proven and hooked.
 
@@ -443,6 +461,8 @@ class Engine:
         self._check(lib.uc_emu_start(uc, 2, 0, 0, 0))     # count=0 removes the hook again
         if self._count_hook.value or self.halted.value != 1 or self._stop_request.value:
             raise UnknownEngine("HLT does not leave halted == 1")
+        if C.c_int32.from_address(self.cpu + _CPU["exception_index"]).value != -1:
+            raise UnknownEngine("exception_index is elsewhere")
         self._check(lib.uc_mem_unmap(uc, base, 0x1000))
         self.reset()
 
@@ -502,6 +522,9 @@ class Engine:
         self._exec_interrupt_slot.value = code.add(_code_exec_interrupt(
             self.env, C.cast(acknowledge, _P).value or 0,
             lib.address("do_interrupt_x86_hardirq_x86_64")))
+        self._count_instruction = code.add(_code_count(
+            self.handle + _UC["emu_counter"], lib.address("uc_emu_stop"), self.cpu,
+            lib.address("cpu_loop_exit_x86_64")))
         code.seal()
         # A store through another mapping of a page must not leave old code running:
         # dirty tracking is per virtual address, so every new block flushes the TLB.
@@ -551,15 +574,14 @@ class Engine:
         self.kick()
 
     def _install_counter(self) -> None:
-        """Let Unicorn's own count callback count blocks (or instructions).
+        """Count blocks by Unicorn's own callback, or instructions by ours.
 
-        no_exit_request: without it a stop may tear a read-modify-write.  Counting
-        instructions needs the check that follows each counted instruction, and
-        there a stop can only come from the counter itself, at an instruction's start.
+        no_exit_request: without it a stop may tear a read-modify-write.
         """
-        self._no_exit_request.value = 0 if self._one_insn else 1
-        kind = _HOOK_CODE if self._one_insn else _HOOK_BLOCK
-        self._count_hook.value = self._add_hook(kind, self._count_callback)
+        self._no_exit_request.value = 1
+        kind, callback = ((_HOOK_CODE, self._count_instruction) if self._one_insn
+                          else (_HOOK_BLOCK, self._count_callback))
+        self._count_hook.value = self._add_hook(kind, callback)
 
     # -- running
     @property

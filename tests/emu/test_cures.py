@@ -649,11 +649,12 @@ def test_running_into_a_hole_is_an_engine_error_and_not_a_crash() -> None:
 
 @pytest.mark.parametrize(("table", "field"), [
     ("ENV", "regs"), ("ENV", "eip"), ("ENV", "dr"), ("ENV", "old_exception"), ("ENV", "lstar"),
-    ("_CPU", "interrupt_request"), ("_CPU", "halted"), ("_CPU", "uc"),
+    ("_CPU", "interrupt_request"), ("_CPU", "halted"), ("_CPU", "uc"), ("_CPU", "exception_index"),
     ("_UC", "emu_counter"), ("_UC", "emu_count"), ("_UC", "count_hook"), ("_UC", "stop_request")])
 def test_an_offset_that_is_off_is_refused_in_one_line(
         monkeypatch: pytest.MonkeyPatch, table: str, field: str) -> None:
-    step = 4 if field in ("interrupt_request", "halted", "old_exception") else 8
+    step = 4 if field in (
+        "interrupt_request", "halted", "old_exception", "exception_index") else 8
     if field == "stop_request":
         step = 1
     monkeypatch.setitem(getattr(engine, table), field, getattr(engine, table)[field] + step)
