@@ -6,7 +6,7 @@ from machine.config import DeviceSpec, MachineConfig
 from machine.events import Event
 from machine.machine import Machine
 from machine.pc import ConfigError
-from machine.runstate import MachineError, RunState, ShutdownCause, Status
+from machine.runstate import MachineError, MachineLeft, RunState, ShutdownCause, Status
 
 __all__ = ["ConfigError", "DeviceSpec", "Event", "Machine", "MachineConfig", "MachineError",
-           "RunState", "ShutdownCause", "Status"]
+           "MachineLeft", "RunState", "ShutdownCause", "Status"]

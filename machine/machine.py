@@ -36,6 +36,7 @@ from machine.runstate import (
     Actions,
     Effects,
     MachineError,
+    MachineLeft,
     PanicAction,
     RebootAction,
     RunState,
@@ -216,6 +217,14 @@ class Machine:
         """How many bytes serial port *index* would take now."""
         return self.board.serials[index].can_receive()
 
+    def on_serial_room(self, index: int, callback: Callable[[], None] | None) -> None:
+        """Have *callback* called when serial port *index* has room for input again.
+
+        That is in the middle of a register access of the guest: *callback* must not
+        touch the machine, but it may `post`.
+        """
+        self.board.serials[index].on_can_receive = callback
+
     def subscribe(self, callback: Callable[[Event], None]) -> Callable[[], None]:
         """Hear every event, on the thread that owns the machine; returns the way out."""
         return self.events.subscribe(callback)
@@ -289,7 +298,7 @@ class Machine:
 
         It runs between two slices, what it latched is served, and then the
         future has its result.  After the machine has left the future fails with
-        `MachineError`.
+        `MachineLeft`.
         """
         from concurrent.futures import Future
 
@@ -327,7 +336,7 @@ class Machine:
         while self._posted:
             _function, future = self._posted.popleft()
             if not future.done():
-                future.set_exception(MachineError("the machine has left"))
+                future.set_exception(MachineLeft())
 
     def _serve(self) -> None:
         """Between slices: latched requests, then what other threads posted."""

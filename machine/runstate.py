@@ -61,6 +61,7 @@ __all__ = [
     "HyperVPanicInformation",
     "InvalidTransition",
     "MachineError",
+    "MachineLeft",
     "PanicAction",
     "RebootAction",
     "RunState",
@@ -261,6 +262,13 @@ class MachineError(Exception):
     def __init__(self, desc: str) -> None:
         super().__init__(desc)
         self.desc = desc
+
+
+class MachineLeft(MachineError):
+    """The machine has left, so nobody carries out a command any more."""
+
+    def __init__(self) -> None:
+        super().__init__("the machine has left")
 
 
 class InvalidTransition(Exception):

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 import firmware
-from machine import ConfigError, DeviceSpec, Machine, MachineError, RunState, ShutdownCause
+from machine import (
+    ConfigError,
+    DeviceSpec,
+    Machine,
+    MachineError,
+    MachineLeft,
+    RunState,
+    ShutdownCause,
+)
 from machine.trace import Trace
 from tests.asm import asm
 
@@ -387,7 +395,7 @@ def test_a_machine_that_has_left_refuses_posts(make: MakeMachine) -> None:
     machine.start_thread()
     machine.post(lambda: machine.quit(ShutdownCause.HOST_SIGNAL)).result(5)
     assert machine.exited.result(5) == 0
-    with pytest.raises(MachineError):
+    with pytest.raises(MachineLeft):
         machine.post(lambda: None).result(5)
 
 
