@@ -15,13 +15,20 @@ Life of one: `open` (before the guest starts: files are opened and sockets bound
 listening socket with wait=on waits for its first client), then `attach` (the asyncio
 loop runs now: input flows), then `close`.
 
-`write` may be called from any thread at any time.  Everything else, and all that
-is called on the front end, belongs to the loop's thread.
+`write` and `offer` may be called from any thread at any time.  Everything else, and all
+that is called on the front end, belongs to the loop's thread.
+
+Nobody can make output pile up without limit.  What the guest prints, and what happens
+to it, is offered: for a client that does not read it is dropped in the end (QEMU's UART
+waits for the client instead; here the guest never waits for anything outside, so that
+it runs the same whoever listens).  What answers a client is always sent, but a client
+that leaves too much of it unread is not read from either.
 """
 
 from __future__ import annotations
 
 import collections
+import logging
 import os
 import socket
 import stat
@@ -37,9 +44,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Backend", "ChardevError", "FrontEnd", "MuxBackend", "MuxPort", "open_chardev"]
 
+_log = logging.getLogger("snooze.chardev")
+
 #: Bytes read at once.
 CHUNK = 4096
-#: Bytes that may wait to be sent before we stop to read from the same client.
+#: Bytes that may wait to be sent before more that is offered is dropped, and before we
+#: stop to read from the same client.
 UNSENT_LIMIT = 1 << 20
 #: Seconds that all output may take to get out at the end.
 CLOSE_TIMEOUT_S = 1.0
@@ -82,6 +92,9 @@ class Backend(Protocol):
     def write(self, data: bytes) -> None:
         """Send *data*.  From any thread."""
 
+    def offer(self, data: bytes) -> None:
+        """Send *data*, or drop it when too much waits already.  From any thread."""
+
     def pause(self) -> None:
         """Read no more until `resume`."""
 
@@ -112,6 +125,8 @@ class NullBackend:
 
     def write(self, data: bytes) -> None:
         """Gone."""
+
+    offer = write
 
     def pause(self) -> None:
         """Nothing comes anyway."""
@@ -163,6 +178,8 @@ class FileBackend:
             self._full = True
             sys.stderr.write(f"{self._path}: {error.strerror}\n")
 
+    offer = write
+
     def pause(self) -> None:
         """Nothing is read."""
 
@@ -178,6 +195,47 @@ class FileBackend:
             self._fd = -1
 
 
+class _Outgoing:
+    """Bytes on their way out, from any thread to the one that sends them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._chunks: collections.deque[bytes] = collections.deque()
+        #: bytes given to us and not sent yet, by our count
+        self._waiting = 0
+        self._dropping = False
+
+    def put(self, data: bytes) -> None:
+        with self._lock:
+            self._chunks.append(data)
+            self._waiting += len(data)
+
+    def offer(self, data: bytes, to: str) -> bool:
+        """Take *data*, meant for *to*, unless too much waits; whether it was taken."""
+        with self._lock:
+            if self._waiting + len(data) <= UNSENT_LIMIT:
+                self._chunks.append(data)
+                self._waiting += len(data)
+                return True
+            told, self._dropping = self._dropping, True
+        if not told:
+            _log.warning("%s: nobody reads what is sent, so output is dropped", to)
+        return False
+
+    def take(self) -> bytes | None:
+        """What is to be sent next."""
+        return self._chunks.popleft() if self._chunks else None
+
+    def sent(self, count: int) -> None:
+        """*count* of the bytes taken are gone."""
+        with self._lock:
+            self._waiting -= count
+
+    def new_client(self) -> None:
+        """Somebody else reads now: tell of it again if they do not."""
+        self._dropping = False
+
+
 class StdioBackend:
     """This process's stdin and stdout, each with a thread of its own.
 
@@ -190,7 +248,7 @@ class StdioBackend:
         self._signals = signals
         self._front: FrontEnd | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._outgoing: collections.deque[bytes] = collections.deque()
+        self._outgoing = _Outgoing()
         self._work = threading.Event()
         self._ending = False
         self._writer: threading.Thread | None = None
@@ -249,21 +307,26 @@ class StdioBackend:
                 return
 
     def write(self, data: bytes) -> None:
-        self._outgoing.append(data)
+        self._outgoing.put(data)
         self._work.set()
+
+    def offer(self, data: bytes) -> None:
+        if self._outgoing.offer(data, self.filename):
+            self._work.set()
 
     def _write_all(self) -> None:
         broken = False
         while True:
             self._work.wait()
             self._work.clear()
-            while self._outgoing:
-                data = self._outgoing.popleft()
+            while (chunk := self._outgoing.take()) is not None:
+                data = chunk
                 try:
                     while data and not broken:
                         data = data[os.write(1, data):]
                 except OSError:
                     broken = True   # whoever read it is gone; there is nobody to tell
+                self._outgoing.sent(len(chunk))
             if self._ending:
                 return
 
@@ -307,7 +370,8 @@ class SocketBackend:
         self._reading = False
         self._paused = False
         self._writing = False
-        self._outgoing: collections.deque[bytes] = collections.deque()
+        self._outgoing = _Outgoing()
+        #: taken from there, for the client that is here
         self._unsent = bytearray()
         self._scheduled = False
         #: (device, inode) of the socket file that we made
@@ -425,6 +489,7 @@ class SocketBackend:
 
     def _begin(self) -> None:
         self._paused = False
+        self._outgoing.new_client()
         self._read_or_not()
         if self._front is not None:
             self._front.opened()
@@ -433,7 +498,7 @@ class SocketBackend:
         assert self._loop is not None
         # Who does not take the answers is not asked for more.
         wanted = self._client is not None and not self._paused \
-            and len(self._unsent) < UNSENT_LIMIT
+            and len(self._unsent) <= UNSENT_LIMIT
         if wanted and not self._reading:
             assert self._client is not None
             self._loop.add_reader(self._client.fileno(), self._readable)
@@ -494,7 +559,7 @@ class SocketBackend:
             self._loop.remove_writer(client.fileno())
             self._writing = False
         self._client = None
-        self._unsent.clear()
+        self._forget_unsent()
         client.close()
         self.filename = f"disconnected:{self._address()}"
         if self._front is not None:
@@ -510,7 +575,14 @@ class SocketBackend:
         self._read_or_not()
 
     def write(self, data: bytes) -> None:
-        self._outgoing.append(data)
+        self._outgoing.put(data)
+        self._wake()
+
+    def offer(self, data: bytes) -> None:
+        if self._outgoing.offer(data, self.filename):
+            self._wake()
+
+    def _wake(self) -> None:
         loop = self._loop
         if loop is None:
             return                  # `attach` will send it
@@ -526,10 +598,9 @@ class SocketBackend:
 
     def _flush(self) -> None:
         self._scheduled = False
-        while self._outgoing:
-            self._unsent += self._outgoing.popleft()
+        self._take()
         if self._client is None:
-            self._unsent.clear()    # nobody there: as a serial line without a cable
+            self._forget_unsent()   # nobody there: as a serial line without a cable
             return
         if self._writing:
             return
@@ -539,6 +610,14 @@ class SocketBackend:
             self._loop.add_writer(self._client.fileno(), self._writable)
             self._writing = True
             self._read_or_not()
+
+    def _take(self) -> None:
+        while (data := self._outgoing.take()) is not None:
+            self._unsent += data
+
+    def _forget_unsent(self) -> None:
+        self._outgoing.sent(len(self._unsent))
+        self._unsent.clear()
 
     def _writable(self) -> None:
         self._send()
@@ -552,16 +631,17 @@ class SocketBackend:
         assert self._client is not None
         try:
             while self._unsent:
-                del self._unsent[:self._client.send(self._unsent[:1 << 16])]
+                count = self._client.send(self._unsent[:1 << 16])
+                del self._unsent[:count]
+                self._outgoing.sent(count)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             # The reader will see the end of the connection; what it sent comes first.
-            self._unsent.clear()
+            self._forget_unsent()
 
     def close(self) -> None:
-        while self._outgoing:
-            self._unsent += self._outgoing.popleft()
+        self._take()
         client, self._client = self._client, None
         if client is not None:
             if self._loop is not None and not self._loop.is_closed():
@@ -626,6 +706,9 @@ class MuxPort:
     def write(self, data: bytes) -> None:
         self._mux.backend.write(data)
 
+    def offer(self, data: bytes) -> None:
+        self._mux.backend.offer(data)
+
     def pause(self) -> None:
         self._mux.pause(self)
 
@@ -683,6 +766,9 @@ class MuxBackend:
 
     def write(self, data: bytes) -> None:
         self.backend.write(data)
+
+    def offer(self, data: bytes) -> None:
+        self.backend.offer(data)
 
     def pause(self, port: MuxPort | None = None) -> None:
         if port is None or self._is_focused(port):

@@ -38,7 +38,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.renderer import CPR_Support
 
 from machine.events import Event
-from machine.runstate import MachineError
+from machine.runstate import MachineError, MachineLeft
 from monitor.hmp import COMMANDS, Call, Command, CommandTable, Session, complete, execute_line
 from monitor.readline import PROMPT, History
 from monitor.target import MachineTarget
@@ -303,7 +303,7 @@ class Console:
             self._wake()
         try:
             unsubscribe = await self._on_machine(lambda: self._machine.subscribe(self._event))
-        except MachineError:  # it has left before we came
+        except MachineLeft:  # it has left before we came
             self._finish()
             return
         work = [
@@ -325,8 +325,8 @@ class Console:
             self._finish()
             self._machine.post(unsubscribe)  # refused when it has left; then all is well, too
         for task in work:
-            # The machine has left (MachineError), or the terminal is gone (EOFError).
-            if not task.cancelled() and not isinstance(task.exception(), (MachineError, EOFError)):
+            # The machine has left, or the terminal is gone (EOFError).
+            if not task.cancelled() and not isinstance(task.exception(), (MachineLeft, EOFError)):
                 task.result()
 
     def _finish(self) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from machine.runstate import MachineError
+from machine.runstate import MachineLeft
 from monitor.hmp import COMMANDS, Session, complete, execute_line
 from monitor.readline import Readline
 from monitor.target import MachineTarget
@@ -22,12 +22,19 @@ from monitor.version import VERSION
 
 __all__ = ["HmpSession"]
 
+#: Bytes that may wait to be answered before no more are read.
+INPUT_LIMIT = 4096
+
+
+def _nothing() -> None:
+    """For who has no flow to control."""
+
 
 class HmpSession:
     """One connection of the human monitor.
 
-    *send* takes the bytes for the other side, *close* ends the connection; both
-    are called on the event loop's thread.
+    *send* takes the bytes for the other side, *close* ends the connection, *pause*
+    asks for no more input until *resume*; all are called on the event loop's thread.
     """
 
     def __init__(
@@ -36,10 +43,15 @@ class HmpSession:
         send: Callable[[bytes], None],
         close: Callable[[], None],
         version: str = VERSION,
+        pause: Callable[[], None] = _nothing,
+        resume: Callable[[], None] = _nothing,
     ) -> None:
         self._machine = machine
         self._send = send
         self._close = close
+        self._pause = pause
+        self._resume = resume
+        self._paused = False
         self._readline = Readline(self._line_finished, lambda line: complete(line, COMMANDS))
         self._session = Session(COMMANDS, version, self._history)
         self._finished: str | None = None
@@ -62,6 +74,9 @@ class HmpSession:
         if self._ended or self._session.leaving:
             return
         self._input += data
+        if len(self._input) > INPUT_LIMIT and not self._paused:
+            self._paused = True
+            self._pause()
         self._begin()
 
     async def drain(self) -> None:
@@ -76,6 +91,9 @@ class HmpSession:
 
     def _answered(self, work: asyncio.Task[None]) -> None:
         self._work = None
+        if self._paused and not self._input:
+            self._paused = False
+            self._resume()
         self._begin()  # what came after the last look, or stood behind a command that failed
         if not work.cancelled() and (error := work.exception()) is not None:
             work.get_loop().call_exception_handler(
@@ -112,7 +130,7 @@ class HmpSession:
             text = await asyncio.wrap_future(
                 self._machine.post(lambda: execute_line(self._machine, line, self._session))
             )
-        except MachineError:  # not the command's: the machine has left
+        except MachineLeft:
             self._ended = True
             self._close()
             return

@@ -64,7 +64,16 @@ def main(argv: list[str] | None = None) -> int:
 def _set_up_logging(prog: str) -> None:
     import logging
 
-    logging.basicConfig(format=f"{prog}: %(message)s", level=logging.WARNING)
+    class Lines(logging.Formatter):
+        """Ours begin with our name; what a line of the monitor had wrong is QEMU's, and bare."""
+
+        def format(self, record: logging.LogRecord) -> str:
+            text = super().format(record)
+            return text if record.name == "snooze.monitor" else f"{prog}: {text}"
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(Lines())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     # What a guest does wrong is shown to who asks for it, and nobody can ask yet.
     logging.getLogger("snooze.guest").setLevel(logging.CRITICAL)
 
@@ -188,7 +197,7 @@ class _Program:
         config = self.options.machine
         config.bios = firmware.image() if self.options.bios is None \
             else self._read_bios(self.options.bios)
-        config.chardevs = {name: each.write for name, each in self.backends.items()}
+        config.chardevs = {name: each.offer for name, each in self.backends.items()}
         # On a mux the last to come has the input first: the serial port, if there is one.
         self.monitor_ports = [self._port(spec.chardev) for spec in self.options.monitors]
         self.ports: list[Backend | None] = []
@@ -198,7 +207,7 @@ class _Program:
             if name is None:
                 config.serials.append(None)
             elif port is not None:
-                config.serials.append(port.write)
+                config.serials.append(port.offer)
             elif self.options.console and len(config.serials) == 0:
                 config.serials.append(self.console_output.write)
             else:
@@ -274,7 +283,7 @@ class _Program:
                 from monitor.qmp import QmpServer
 
                 if server is None:
-                    server = QmpServer(machine, machine.exited.done)
+                    server = QmpServer(machine)
                     _subscribe(machine, server)
                 port.connect(server.session(port, pretty=spec.pretty))
             else:
@@ -324,7 +333,8 @@ class _HmpFrontEnd:
         from monitor.hmp_session import HmpSession
 
         self._session = HmpSession(self._machine, self._backend.write,
-                                   self._backend.disconnect, VERSION)
+                                   self._backend.disconnect, VERSION,
+                                   self._backend.pause, self._backend.resume)
         self._session.start()
 
     def received(self, data: bytes) -> None:
@@ -358,7 +368,7 @@ class _SerialFrontEnd:
         _expect(machine.post(self._watch))
 
     def _watch(self) -> None:
-        self._machine.board.serials[self._index].on_can_receive = self._room
+        self._machine.on_serial_room(self._index, self._room)
 
     # -- on the loop
     def opened(self) -> None:
@@ -398,12 +408,12 @@ def _expect(future: Future[Any]) -> None:
     """Nobody waits for *future*: a failure of it is ours, and must be seen."""
     import traceback
 
-    from machine import MachineError
+    from machine import MachineLeft
 
     def check(done: Future[Any]) -> None:
         error = done.exception()
         # A machine that has left in the meantime says so, and that is all right.
-        if error is not None and not isinstance(error, MachineError):
+        if error is not None and not isinstance(error, MachineLeft):
             traceback.print_exception(error)
 
     future.add_done_callback(check)

@@ -30,6 +30,7 @@ from machine.events import EVENTS, Event
 from machine.runstate import (
     Actions,
     MachineError,
+    MachineLeft,
     PanicAction,
     RebootAction,
     ShutdownAction,
@@ -406,7 +407,8 @@ class QmpSession:
             "event": event.name}
         if event.data is not None:
             message["data"] = event.data
-        self._send(message)
+        # A client that reads nothing misses events, whole ones, in the end.
+        self._backend.offer(self._encoded(message))
 
     def _reply(self, request: Any, result: dict[str, Any]) -> dict[str, Any]:
         if isinstance(request, dict) and "id" in request:
@@ -414,8 +416,11 @@ class QmpSession:
         return result
 
     def _send(self, message: dict[str, Any]) -> None:
+        self._backend.write(self._encoded(message))
+
+    def _encoded(self, message: dict[str, Any]) -> bytes:
         text = encode(message, pretty=self._pretty)
-        self._backend.write((text.replace("\n", "\r\n") + "\r\n").encode())
+        return (text.replace("\n", "\r\n") + "\r\n").encode()
 
 
 def _failure(error: QmpError) -> dict[str, Any]:
@@ -425,10 +430,8 @@ def _failure(error: QmpError) -> dict[str, Any]:
 class QmpServer:
     """What the sessions share: the machine, and its events."""
 
-    def __init__(self, machine: QmpTarget, left: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, machine: QmpTarget) -> None:
         self._machine = machine
-        #: whether the machine has left, and takes no more commands
-        self._left = left
         self._sessions: list[QmpSession] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         #: rate-limited events that were sent lately, with the latest that had to wait
@@ -486,9 +489,9 @@ class QmpServer:
                 result = {"return": future.result()}
             except QmpError as error:
                 result = _failure(error)
+            except MachineLeft:
+                return              # a command behind `quit`: nobody is there to answer it
             except MachineError as error:
-                if self._left():
-                    return          # a command behind `quit`: nobody is there to answer it
                 result = _failure(QmpError(error.desc))
             except Exception as error:
                 # Ours, not the client's: it is told so, and so is whoever runs us.

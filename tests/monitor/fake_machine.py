@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from machine.events import Event
-from machine.runstate import MachineError, RunState, Status
+from machine.runstate import MachineError, MachineLeft, RunState, Status
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ class FakeMachine:
         if not self.left:
             return self._thread.submit(fn)
         refused: Future[T] = Future()
-        refused.set_exception(MachineError("the machine has left"))
+        refused.set_exception(MachineLeft())
         return refused
 
     def subscribe(self, callback: Callable[[Event], None]) -> Callable[[], None]:

@@ -13,7 +13,7 @@ import pytest
 
 from machine.config import MachineConfig
 from machine.events import Event
-from machine.runstate import Actions, MachineError, RunState, Status
+from machine.runstate import Actions, MachineError, MachineLeft, RunState, Status
 from monitor.chardev import Backend
 from monitor.qmp import QUEUE_LIMIT, QmpServer, QmpSession, QmpTarget
 
@@ -83,6 +83,9 @@ class FakeBackend:
         self.text = ""
         self.paused = False
 
+    def offer(self, data: bytes) -> None:
+        self.write(data)
+
     def write(self, data: bytes) -> None:
         self.text += data.decode("ascii")
 
@@ -99,8 +102,7 @@ class Wire:
     def __init__(self, *, pretty: bool = False) -> None:
         self.machine = FakeMachine()
         self.backend = FakeBackend()
-        self.left = False
-        self.server = QmpServer(cast(QmpTarget, self.machine), lambda: self.left)
+        self.server = QmpServer(cast(QmpTarget, self.machine))
         self.machine.tell = self.server.event
         self.server.start(asyncio.get_running_loop())
         self.session: QmpSession = self.server.session(cast(Backend, self.backend), pretty=pretty)
@@ -366,10 +368,9 @@ def test_a_command_behind_quit_is_not_answered() -> None:
 
         def refuse(function: Callable[[], Any]) -> Future[Any]:
             future: Future[Any] = Future()
-            future.set_exception(MachineError("the machine has left"))
+            future.set_exception(MachineLeft())
             return future
 
         wire.machine.post = refuse  # type: ignore[method-assign]
-        wire.left = True
         assert await wire.raw(b'{"execute": "query-status"}') == ""
     run(story)
