@@ -42,6 +42,7 @@ _BIOS_UNIT = 0x10000
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program with *argv* (the program's name first); its exit status."""
+    _hold_standard_descriptors()
     arguments = sys.argv if argv is None else argv
     prog = program_name(arguments[0])
     # Until the machine runs, Ctrl-C just ends us.
@@ -59,6 +60,15 @@ def main(argv: list[str] | None = None) -> int:
         for line in str(error).split("\0"):
             _tell(prog, line)
         return 1
+
+
+def _hold_standard_descriptors() -> None:
+    """Put /dev/null where stdin, stdout or stderr was closed, or a socket would come there."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)      # the lowest free number, which is this one
 
 
 def _set_up_logging(prog: str) -> None:
@@ -97,6 +107,8 @@ def _tell(prog: str, line: str) -> None:
 
 
 def _print(text: str) -> int:
+    if sys.stdout is None:
+        return 0                    # it was closed when we were started
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
