@@ -240,6 +240,43 @@ def test_a_paused_socket_is_not_read(tmp_path: Path) -> None:
     run(story)
 
 
+def test_what_is_offered_is_dropped_when_nobody_reads_and_that_is_said_once(
+        tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = str(tmp_path / "s")
+
+    async def story() -> None:
+        backend = open_chardev(spec("socket", path=path, server="on", wait="off"))
+        backend.open(quiet)
+        listener = await started(backend)
+        block = b"x" * 1024
+        for client in (1, 2):
+            reader, writer = await asyncio.open_unix_connection(path, limit=1 << 10)
+            writer.transport.pause_reading()    # type: ignore[attr-defined]
+            await until(lambda: listener.log[-1:] == ["opened"])
+            for _ in range(4096):
+                backend.offer(block)
+                await asyncio.sleep(0)
+            assert len(caplog.messages) == client
+            # What is asked for gets through, whole, behind what was taken before.
+            writer.write(b"?")
+            await until(lambda: listener.log[-1] == b"?")
+            backend.write(b"answer" * 1000)
+            writer.transport.resume_reading()   # type: ignore[attr-defined]
+            got = b""
+            while not got.endswith(b"answer" * 1000):
+                got += await reader.read(1 << 16)
+            taken = got.removesuffix(b"answer" * 1000)
+            assert len(taken) % 1024 == 0 and 1 << 20 <= len(taken) < 2 << 20
+            # There is room again.
+            backend.offer(b"more")
+            assert await reader.readexactly(4) == b"more"
+            writer.close()
+            await until(lambda: listener.log[-1] == "closed")
+        backend.close()
+    run(story)
+    assert path in caplog.messages[0]
+
+
 class Line:
     """A backend that is a list, for the mux."""
 
