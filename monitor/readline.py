@@ -178,11 +178,11 @@ class Readline:
 
     def feed(self, data: bytes) -> bytes:
         """Take keys; returns what the terminal is to be sent."""
-        out = bytearray()
+        out = []
         for byte in data:
-            out += self._key(byte)
-            out += self._draw()
-        return bytes(out)
+            out.append(self._key(byte))
+            out.append(self._draw())
+        return b"".join(out)
 
     # -- keys
 

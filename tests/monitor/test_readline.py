@@ -21,13 +21,13 @@ class Terminal:
         return Completion(len(word), [each for each in WORDS if each.startswith(word)])
 
     def type(self, keys: bytes) -> bytes:
-        out = b""
+        out = []
         for key in keys:
             count = len(self.lines)
-            out += self.readline.feed(bytes((key,)))
+            out.append(self.readline.feed(bytes((key,))))
             if len(self.lines) > count:
-                out += self.readline.show_prompt()
-        return out
+                out.append(self.readline.show_prompt())
+        return b"".join(out)
 
     def line(self, keys: bytes) -> str:
         """The line that *keys* and Enter make."""
