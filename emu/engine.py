@@ -39,7 +39,7 @@ _HOOK_INSN_INVALID, _HOOK_EDGE_GENERATED = 1 << 14, 1 << 15
 _INS = {"in": 218, "out": 500, "syscall": 699, "sysenter": 700, "cpuid": 113,
         "rdtsc": 608, "rdtscp": 609}
 _CTL_WRITE = 1 << 30
-_CTL_USE_EXITS, _CTL_EXITS, _CTL_TB_FLUSH = 4, 6, 10
+_CTL_USE_EXITS, _CTL_EXITS, _CTL_TB_FLUSH, _CTL_TCG_BUFFER_SIZE = 4, 6, 10, 13
 _PROT_READ, _PROT_ALL, _PROT_READ_EXEC = 1, 7, 5
 _REG_GPR = (35, 38, 40, 37, 44, 36, 43, 39, *range(106, 114))  # RAX RCX RDX RBX RSP RBP RSI RDI R8…
 _REG_ST0, _REG_XMM0 = 114, 122
@@ -64,6 +64,10 @@ _UC = {"tcg_flush_tlb": 368, "cpu": 440, "count_hook": 1360, "emu_counter": 1368
 _HOOK_CALLBACK = 40
 
 _EXCP_INTERRUPT = 0x10000
+
+#: Bytes of translated code that are kept; when they are full, all of it is forgotten.
+#: Unicorn's own bound is 1 GiB, which a guest that keeps changing its code will fill.
+CODE_BUFFER_SIZE = 128 << 20
 
 _P, _U64, _U32, _INT, _SIZE = C.c_void_p, C.c_uint64, C.c_uint32, C.c_int, C.c_size_t
 
@@ -346,6 +350,7 @@ class Engine:
         self.failure: BaseException | None = None
         self._keep: list[Any] = []
         self._mapped: dict[int, Any] = {}
+        self._ctl(_CTL_WRITE | 1 << 26 | _CTL_TCG_BUFFER_SIZE, _U32(CODE_BUFFER_SIZE))
         self._ctl(_CTL_WRITE | 1 << 26 | _CTL_USE_EXITS, _INT(1))
         self._ctl(_CTL_WRITE | 2 << 26 | _CTL_EXITS, _P(None), _SIZE(0))
         self._locate()

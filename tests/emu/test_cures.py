@@ -665,3 +665,14 @@ def test_an_offset_that_is_off_is_refused_in_one_line(
     assert "\n" not in text
 
 
+
+
+def test_a_full_code_buffer_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest that keeps changing its code must not fill the host's memory."""
+    monkeypatch.setattr(engine, "CODE_BUFFER_SIZE", 2 << 20)
+    cpu, _ = make()
+    for turn in range(40):
+        start(cpu, "jmp 0x1000:0")
+        cpu.memory.write(0x10000, b"\x01\xc8\x31\xc2\x41\xeb\x00" * 1000 + b"\xf4")
+        assert cpu.run(BUDGET) is Stop.HALT, turn
+        assert cpu.read("rcx") & 0xFFFF == 1000
