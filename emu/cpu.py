@@ -100,6 +100,8 @@ _CPUID_CLEAR = {
     (0x80000001, "ecx"): 1 << 2,                         # SVM
 }
 _CPUID_SET = {(0x80000007, "edx"): 1 << 8}               # the TSC is invariant
+#: what `Engine.reset` leaves: no guest can load this (LTR of a null selector gives limit 0)
+_TR_AFTER_RESET = Segment(0, 0, 0xFFFF, 0x8900)
 _CPUID_REGISTERS = ("eax", "ebx", "ecx", "edx")
 _CPUID_WORDS = (_RAX, _RBX, _RCX, _RDX)
 
@@ -274,8 +276,11 @@ class X86Cpu:
     def segment(self, name: str) -> Segment:
         """es, cs, ss, ds, fs, gs, ldt, tr, gdt or idt."""
         at = _SEGMENTS[name]
-        return Segment(self._d[at // 4], self._q[at // 8 + 1], self._d[at // 4 + 4],
-                       self._d[at // 4 + 5])
+        found = Segment(self._d[at // 4], self._q[at // 8 + 1], self._d[at // 4 + 4],
+                        self._d[at // 4 + 5])
+        if name == "tr" and found == _TR_AFTER_RESET:
+            return found._replace(flags=0x8B00)     # as the processor shows it
+        return found
 
     def load_real_mode_segment(self, name: str, selector: int) -> None:
         """Between slices: what MOV Sreg does in real mode."""

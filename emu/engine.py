@@ -62,6 +62,7 @@ _CC = {"exec_interrupt": 144}
 _UC = {"tcg_flush_tlb": 368, "cpu": 440, "count_hook": 1360, "emu_counter": 1368,
        "emu_count": 1376, "stop_request": 1389, "no_exit_request": 2034}
 _HOOK_CALLBACK = 40
+_TR_FLAGS: Final = ENV["tr"] + 20
 
 _EXCP_INTERRUPT = 0x10000
 
@@ -245,6 +246,12 @@ def _imm64(value: int) -> bytes:
     return struct.pack("<Q", value)
 
 
+#: a TSS that is there: P, and bit 0 of the type, which every TSS type has.  With a task register
+#: that holds none (LTR of a null selector) Unicorn would abort the process at the way to an inner
+#: ring.  The null task register's limit, 0, makes it #TS instead.
+_TSS_THERE = 0x8100
+
+
 def _code_deliver(do_interrupt: int, env: int) -> bytes:
     """UC_HOOK_INTR (uc, intno, user_data=CPUState*): deliver, which may longjmp away.
 
@@ -259,14 +266,17 @@ def _code_deliver(do_interrupt: int, env: int) -> bytes:
               b"\x48\x89\x88" + struct.pack("<I", ENV["eip"]))  # mov [eip], rcx
     return (b"\x48\x89\xd7"                                  # mov rdi, rdx
             b"\x48\xb8" + _imm64(env) +                     # mov rax, env
+            b"\x81\x88" + struct.pack("<II", _TR_FLAGS, _TSS_THERE) +  # or dword [tr.flags], …
             b"\x83\xb8" + struct.pack("<I", ENV["exception_is_int"]) + b"\x00"  # cmp dword, 0
             b"\x74" + bytes([len(rewind)]) + rewind +       # je past it
             b"\x48\xb8" + _imm64(do_interrupt) + b"\xff\xe0")  # mov rax, fn; jmp rax
 
 
-def _code_deliver_invalid(do_interrupt: int) -> bytes:
+def _code_deliver_invalid(do_interrupt: int, env: int) -> bytes:
     """UC_HOOK_INSN_INVALID (uc, user_data=CPUState*): deliver #UD, return true."""
     return (b"\x48\x89\xf7"                                  # mov rdi, rsi
+            b"\x48\xb8" + _imm64(env) +                     # mov rax, env
+            b"\x81\x88" + struct.pack("<II", _TR_FLAGS, _TSS_THERE) +  # or dword [tr.flags], …
             b"\x48\xb8" + _imm64(do_interrupt) +            # mov rax, fn
             b"\x50\xff\xd0\x59"                             # push rax; call rax; pop rcx
             b"\xb8\x01\x00\x00\x00\xc3")                     # mov eax, 1; ret
@@ -302,6 +312,7 @@ def _code_exec_interrupt(env: int, acknowledge: int, hardirq: int) -> bytes:
             b"\x48\x83\xc4\x08"                              # add rsp, 8
             b"\x85\xc0\x79\x03" + deny +                    # test eax, eax; jns over deny
             b"\x48\xbf" + _imm64(env) +                     # mov rdi, env
+            b"\x81\x8f" + struct.pack("<II", _TR_FLAGS, _TSS_THERE) +  # or dword [tr.flags], …
             b"\x89\xc6\xba\x01\x00\x00\x00"                  # mov esi, eax; mov edx, 1
             b"\x48\xb8" + _imm64(hardirq) +                 # mov rax, hardirq
             b"\x50\xff\xd0\x59"                             # push rax; call rax; pop rcx
@@ -501,7 +512,8 @@ class Engine:
             self._add_hook(_HOOK_INSN, guarded(prototype, function), insn=_INS[name])
         self._add_hook(_HOOK_INTR, code.add(_code_deliver(do_interrupt, self.env)),
                        self.cpu)
-        self._add_hook(_HOOK_INSN_INVALID, code.add(_code_deliver_invalid(do_interrupt)), self.cpu)
+        self._add_hook(_HOOK_INSN_INVALID,
+                       code.add(_code_deliver_invalid(do_interrupt, self.env)), self.cpu)
 
         def on_write_protected(_uc: int, _kind: int, address: int, size: int, value: int,
                                _data: int) -> bool:
@@ -637,6 +649,7 @@ class Engine:
         """The processor's reset, without the devices around it."""
         self.lib.cpu_reset(self.cpu)
         self.lib.update_cr4(self.env, 0)
+        self.d[_TR_FLAGS // 4] = 0x8900     # busy, as reset leaves it, an inner ring would abort
         self.interrupt_request.value = 0
         self.halted.value = 0
         self.lib.tlb_flush(self.cpu)

@@ -116,6 +116,7 @@ class Machine:
             self.rtc_clock = self.clock if config.rtc_clock == "vm" else Clock(
                 time.monotonic_ns, self._deadline_armed)
             event_time = time.time_ns
+        self.cpu.memory.mmio_weight = self.cpu.port_weight
         self.events = EventBus(event_time)
         self._cpu_running = False
         self.runstate = RunStateManager(
