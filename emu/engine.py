@@ -63,6 +63,9 @@ _UC = {"tcg_flush_tlb": 368, "cpu": 440, "count_hook": 1360, "emu_counter": 1368
        "emu_count": 1376, "stop_request": 1389, "no_exit_request": 2034}
 _HOOK_CALLBACK = 40
 _TR_FLAGS: Final = ENV["tr"] + 20
+#: 8-byte fields (the first of ENV's error_code's has exception_is_int in it)
+_PAGE_FAULT_TRACES: Final = (ENV["cr"] + 16, ENV["error_code"], ENV["exception_next_eip"],
+                             ENV["old_exception"])
 
 _EXCP_INTERRUPT = 0x10000
 
@@ -693,7 +696,15 @@ class Engine:
         hflags = ENV["hflags"] // 4
         saved = self.d[hflags]
         self.d[hflags] = saved & ~3
+        # A page that is not there leaves a page fault's traces: CR2, and an old_exception that
+        # would make the guest's next fault a double fault.
+        fields = [(at, bytes(self.b[at:at + 8])) for at in _PAGE_FAULT_TRACES]
+        index = _U32.from_address(self.cpu + _CPU["exception_index"])
+        kept = index.value
         error = self.lib.uc_vmem_read(self.handle, address, _PROT_READ, buffer, length)
+        for at, content in fields:
+            self.b[at:at + 8] = content
+        index.value = kept
         self.d[hflags] = saved
         return None if error else buffer.raw
 
