@@ -113,14 +113,15 @@ def _library_path() -> str:
     The binding itself is not imported: it costs 60 ms, and finding it by
     importlib another 5.
     """
-    folders = [os.path.join(entry, "unicorn", "lib") for entry in sys.path]
-    if override := os.environ.get("LIBUNICORN_PATH"):
-        folders.insert(0, override)
+    override = os.environ.get("LIBUNICORN_PATH")       # the binding knows it too
+    folders = [override] if override else [
+        os.path.join(entry, "unicorn", "lib") for entry in sys.path]
     for folder in folders:
         path = os.path.join(folder, "libunicorn.so.2")
         if os.path.exists(path):
             return path
-    raise UnknownEngine("there is no unicorn/lib/libunicorn.so.2 in the Python path")
+    where = override or "unicorn/lib in the Python path"
+    raise UnknownEngine(f"there is no libunicorn.so.2 in {where}")
 
 
 class _Library:
@@ -135,8 +136,11 @@ class _Library:
             raise UnknownEngine(f"a {os.uname().machine} host; the native thunks are x86-64")
         path = _library_path()
         self.path = path
-        self._long = C.CDLL(path)
-        self._short = C.PyDLL(path)
+        try:
+            self._long = C.CDLL(path)
+            self._short = C.PyDLL(path)
+        except OSError as error:
+            raise UnknownEngine(str(error).replace("\n", " ")) from None
         fn = self._function
         self.uc_version = fn("uc_version", _U32, _P, _P)
         self.uc_open = fn("uc_open", _INT, _INT, _INT, _P)

@@ -203,7 +203,7 @@ class _Program:
 
     def _build(self) -> Machine:
         import firmware
-        from emu.engine import EngineError
+        from emu.engine import EngineError, UnknownEngine
         from machine import ConfigError, Machine
 
         config = self.options.machine
@@ -226,7 +226,7 @@ class _Program:
                 config.serials.append(_discard)
         try:
             return Machine(config)
-        except (ConfigError, EngineError) as error:
+        except (ConfigError, EngineError, UnknownEngine) as error:
             raise OptionError(str(error)) from None
         except OSError as error:
             # Guest memory is mapped from the host, and the host may not have that much.

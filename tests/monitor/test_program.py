@@ -503,3 +503,14 @@ def test_commands_that_come_faster_than_they_are_done_are_all_answered(start: St
         answers = hmp.rest()
     assert answers.count(b"VM status: paused (prelaunch)\r\n(qemu) ") == count // 2
     assert program.ended() == (0, "")
+
+
+def test_an_unknown_unicorn_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "libunicorn.so.2").write_bytes(b"not a library")
+    done = subprocess.run(
+        [sys.executable, "-m", "monitor", "-display", "none"], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "LIBUNICORN_PATH": str(tmp_path)},
+        stdin=subprocess.DEVNULL, timeout=TIMEOUT, check=False)
+    assert done.returncode == 1
+    assert "this build of unicorn is not one that is known to work: " in done.stderr
+    assert done.stderr.count("\n") == 1
