@@ -423,29 +423,33 @@ class Machine:
             self._rate = min(max((self._rate * 3 + rate) / 4, 0.0005), 2.0)
 
     def _rest(self, wait: bool) -> bool:
-        """The CPU does not run: in S3, or stopped."""
-        suspended = self.runstate.state is RunState.SUSPENDED
+        """The CPU does not run: stopped, or in S3, where only the RTC's alarm goes off."""
         deadline = None
-        if suspended and self.rtc_clock is not self.clock:
+        if self.runstate.state is RunState.SUSPENDED and self.rtc_clock is not self.clock:
             self.rtc_clock.fire_due()
             if self.runstate.pending:
                 return True
-            deadline = self.rtc_clock.next_deadline()
-            if deadline is not None and self.deterministic:
-                if not self.board.pm.wake_enabled("rtc") and not wait:
-                    return False        # it ticks, but nothing it does can wake the guest
-                self._pass(deadline - self.rtc_clock.now_ns())
-                if not self.board.pm.wake_enabled("rtc"):
-                    self._sleep(10_000_000)
-                return True
+            if self.board.pm.wake_enabled("rtc"):
+                deadline = self.rtc_clock.next_deadline()
         if deadline is None:
+            # Nothing will wake the guest.  Deterministic time stands still meanwhile: it
+            # may not depend on how long somebody takes to type.
             if wait:
-                self._sleep(None)
+                self._sleep(self._until_rtc())
             return wait
-        if not wait and not self.board.pm.wake_enabled("rtc"):
-            return False
-        self._sleep(deadline - self.rtc_clock.now_ns())
+        left = deadline - self.rtc_clock.now_ns()
+        if self.deterministic:
+            self._pass(left)
+        else:
+            self._sleep(left)
         return True
+
+    def _until_rtc(self) -> int | None:
+        """Wall-clock mode: how long the RTC of a suspended guest can be left alone, in ns."""
+        if self.deterministic or self.runstate.state is not RunState.SUSPENDED:
+            return None
+        deadline = self.rtc_clock.next_deadline()
+        return None if deadline is None else deadline - self.rtc_clock.now_ns()
 
     def _idle(self, deadline: int | None, wait: bool) -> bool:
         """The CPU waits for an interrupt: pass, or jump over, the time until *deadline*."""

@@ -284,6 +284,16 @@ store:  out     0x70, al                ; AL index, AH value
     assert 7199 <= machine.clock.now_ns() / 1e9 <= 7201
 
 
+def test_deterministic_time_stands_still_in_a_sleep_that_nothing_ends(make: MakeMachine) -> None:
+    machine = make()
+    machine.start_thread()
+    while machine.post(lambda: machine.status.state).result(5) is not RunState.SUSPENDED:
+        time.sleep(0.001)
+    before = machine.post(machine.clock.now_ns).result(5)
+    time.sleep(0.1)
+    assert machine.post(machine.clock.now_ns).result(5) == before
+
+
 def test_a_key_wakes_the_guest(make: MakeMachine) -> None:
     machine = make()
     assert machine.run_until("SUSPEND")
