@@ -216,6 +216,7 @@ def s3_as_library(cycles: int = 1000) -> float:
 
 def main(wanted: list[str]) -> None:
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)     # an installed program has its bytecode
     chosen = set(wanted) or {"speed", "s3", "start"}
     qemu = [QEMU] if QEMU else None
     print(f"{'':44} {'snooze':>10} {'QEMU':>10} {'ratio':>7}")
