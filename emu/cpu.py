@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import ctypes
 import enum
-from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from emu.engine import ENV, Engine
@@ -122,8 +121,6 @@ class X86Cpu:
         self._stale = False
         self._line = False
         self._a20 = True
-        #: added to the block counter at each port access, which takes longer than a block
-        self.port_weight = 0
         self.reset()
 
     # -- running
@@ -168,13 +165,18 @@ class X86Cpu:
     def blocks(self) -> int:
         """Blocks begun since power-on (instructions while `one_insn_per_tb`).
 
-        Each port access counts for `port_weight` more.
+        Each access to a port, MMIO or ROM counts for `io_weight` more.
         """
         return self._blocks + self._engine.counter.value
 
-    @blocks.setter
-    def blocks(self, value: int) -> None:
-        self._blocks = value - self._engine.counter.value
+    @property
+    def io_weight(self) -> int:
+        """What an access to a port, MMIO or ROM counts for, in blocks; 0 at first."""
+        return self._engine.io_weight
+
+    @io_weight.setter
+    def io_weight(self, blocks: int) -> None:
+        self._engine.io_weight = blocks
 
     @property
     def in_slice(self) -> bool:
@@ -310,15 +312,15 @@ class X86Cpu:
     def port_in(self, port: int, size: int) -> int:
         if self._d[_HFLAGS] & _HF_CPL and not self._port_allowed(port, size):
             return 0
-        if self.port_weight:
-            self._engine.counter.value += self.port_weight
+        engine = self._engine
+        engine.counter.value += engine.io_weight
         return self._port_read(port, size)
 
     def port_out(self, port: int, size: int, value: int) -> None:
         if self._d[_HFLAGS] & _HF_CPL and not self._port_allowed(port, size):
             return
-        if self.port_weight:
-            self._engine.counter.value += self.port_weight
+        engine = self._engine
+        engine.counter.value += engine.io_weight
         self._port_write(port, value, size)
 
     def _port_allowed(self, port: int, size: int) -> bool:
@@ -432,7 +434,3 @@ class X86Cpu:
 
     def write_protected(self, address: int, size: int, value: int) -> None:
         self.memory.write_protected(address, value.to_bytes(size, "little"))
-
-
-#: the type of `X86Cpu.kick`, for those who only ever kick
-Kick = Callable[[], None]

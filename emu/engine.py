@@ -135,7 +135,6 @@ class _Library:
         if os.uname().machine != "x86_64":
             raise UnknownEngine(f"a {os.uname().machine} host; the native thunks are x86-64")
         path = _library_path()
-        self.path = path
         try:
             self._long = C.CDLL(path)
             self._short = C.PyDLL(path)
@@ -169,11 +168,6 @@ class _Library:
         self.update_hflags = fn("x86_update_hflags_x86_64", None, _P)
         self.tb_invalidate_phys_range = fn("tb_invalidate_phys_range_x86_64", None, _P, _U64, _U64)
         self.ram_addr_from_host = fn("qemu_ram_addr_from_host_x86_64", _U64, _P, _P)
-        self.tb_lookup = fn("tcg_tb_lookup_x86_64", _P, _P, _U64) if self._has(
-            "tcg_tb_lookup_x86_64") else None
-
-    def _has(self, name: str) -> bool:
-        return hasattr(self._short, name)
 
     def _function(self, name: str, result: Any, *args: Any, library: Any = None) -> Any:
         try:
@@ -366,6 +360,9 @@ class Engine:
         assert handle.value is not None
         self.handle = handle.value
         self.failure: BaseException | None = None
+        #: what an access to a port, to memory-mapped I/O or to ROM adds to the block counter:
+        #: each takes as long as many blocks, and one block can make hundreds
+        self.io_weight = 0
         self._keep: list[Any] = []
         self._mapped: dict[int, Any] = {}
         self._ctl(_CTL_WRITE | 1 << 26 | _CTL_TCG_BUFFER_SIZE, _U32(CODE_BUFFER_SIZE))

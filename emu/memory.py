@@ -52,9 +52,6 @@ class Memory:
         self._engine = engine
         self.ram_size = ram_size
         self.ram = mmap.mmap(-1, ram_size)
-        #: added to the block counter at each access to memory-mapped I/O and store to ROM: one
-        #: block can make hundreds, each of which takes as long as a port access
-        self.mmio_weight = 0
         self._host: dict[int, int] = {}
         self._regions: list[Region] = []
         self._mmio: list[tuple[int, int, MmioRead, MmioWrite]] = []
@@ -73,17 +70,17 @@ class Memory:
 
     def map_mmio(self, address: int, length: int, read: MmioRead, write: MmioWrite) -> None:
         """Let a device answer a range."""
-        counter = self._engine.counter
+        engine, counter = self._engine, self._engine.counter
 
         def weighed_read(offset: int, size: int) -> int:
-            counter.value += self.mmio_weight
+            counter.value += engine.io_weight
             return read(offset, size)
 
         def weighed_write(offset: int, size: int, value: int) -> None:
-            counter.value += self.mmio_weight
+            counter.value += engine.io_weight
             write(offset, size, value)
 
-        self._engine.map_mmio(address, length, weighed_read, weighed_write)
+        engine.map_mmio(address, length, weighed_read, weighed_write)
         self._mmio.append((address, address + length, read, write))
 
     def unmap(self, address: int, length: int) -> None:
@@ -166,7 +163,7 @@ class Memory:
 
     def write_protected(self, address: int, data: bytes) -> None:
         """The guest stored to a read-only region: discard, or let the region absorb it."""
-        self._engine.counter.value += self.mmio_weight
+        self._engine.counter.value += self._engine.io_weight
         region = self._find(address)
         if region is not None and region.absorb is not None:
             region.absorb(address, data)

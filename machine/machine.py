@@ -66,11 +66,12 @@ DETERMINISTIC_EPOCH_NS = 1_767_225_600 * NS_PER_SECOND      # 2026-01-01T00:00:0
 SLICE_NS = 1_000_000
 #: deterministic mode: the longest slice, in blocks, when no timer is armed
 LONGEST_SLICE = 1 << 20
-#: a port access takes about a microsecond, on an ISA bus as here: deterministic mode counts it
-#: for so much time (or polling a timer would take hours), wall-clock mode for so many blocks
-PORT_NS = 1000
-PORT_WEIGHT = 100
-#: a released key stays down this long, in ms
+#: an access to a port or to MMIO takes about a microsecond, on an ISA bus as here:
+#: deterministic mode counts it for so much time (or polling a timer would take hours),
+#: wall-clock mode for so many blocks
+IO_NS = 1000
+IO_WEIGHT = 100
+#: how long a key is held down, in ms
 DEFAULT_HOLD_MS = 100
 
 
@@ -105,18 +106,17 @@ class Machine:
         self.port_write = self.ports.write
         self.cpu = X86Cpu(self, config.ram_mb << 20)
         if self.deterministic:
-            self.cpu.port_weight = -(-PORT_NS // self._block_ns)
+            self.cpu.io_weight = -(-IO_NS // self._block_ns)
             self.clock = Clock(self._counted_ns, self._deadline_armed)
             #: the clock of the RTC: unlike the virtual clock its timers fire in S3
             self.rtc_clock = Clock(self._counted_ns, self._deadline_armed)
             event_time = self._deterministic_time_ns
         else:
-            self.cpu.port_weight = PORT_WEIGHT
+            self.cpu.io_weight = IO_WEIGHT
             self.clock = Clock(time.monotonic_ns, self._deadline_armed)
             self.rtc_clock = self.clock if config.rtc_clock == "vm" else Clock(
                 time.monotonic_ns, self._deadline_armed)
             event_time = time.time_ns
-        self.cpu.memory.mmio_weight = self.cpu.port_weight
         self.events = EventBus(event_time)
         self._cpu_running = False
         self.runstate = RunStateManager(
@@ -152,32 +152,32 @@ class Machine:
     def stop(self) -> None:
         """`stop`: pause, remembering a suspend."""
         self.runstate.stop()
-        self.runstate.serve()
+        self._serve_latched()
 
     def cont(self) -> None:
         """`cont`.  Raises `MachineError` where only a reset leads on."""
         self.runstate.cont()
-        self.runstate.serve()
+        self._serve_latched()
 
     def wakeup(self) -> None:
         """`system_wakeup`.  Raises `MachineError` unless the guest is suspended now."""
         self.runstate.system_wakeup()
-        self.runstate.serve()
+        self._serve_latched()
 
     def system_reset(self) -> None:
         """`system_reset`."""
         self.runstate.system_reset()
-        self.runstate.serve()
+        self._serve_latched()
 
     def system_powerdown(self) -> None:
         """`system_powerdown`: press the power button."""
         self.runstate.system_powerdown()
-        self.runstate.serve()
+        self._serve_latched()
 
     def quit(self, cause: ShutdownCause = ShutdownCause.HOST_QMP_QUIT) -> None:
         """`quit`, or (with another *cause*) a signal: the machine leaves."""
         self.runstate.quit(cause)
-        self.runstate.serve()
+        self._serve_latched()
 
     @property
     def one_insn_per_tb(self) -> bool:
@@ -200,7 +200,7 @@ class Machine:
         if not self.runstate.live:
             return
         self.runstate.request_wakeup(WakeupReason.OTHER)
-        self.runstate.serve()
+        self._serve_latched()
         for qcode in qcodes:
             self.board.keyboard.key(qcode, True)
 
@@ -341,19 +341,21 @@ class Machine:
 
     def _serve(self) -> None:
         """Between slices: latched requests, then what other threads posted."""
-        run = self.runstate
-        while run.pending:
-            run.serve()
-        while self._posted and run.exit_code is None:
+        self._serve_latched()
+        while self._posted and self.runstate.exit_code is None:
             function, future = self._posted.popleft()
             try:
                 result = function()
-                while run.pending:
-                    run.serve()
+                self._serve_latched()
             except BaseException as error:      # noqa: BLE001 - it is the poster's
                 future.set_exception(error)
             else:
                 future.set_result(result)
+
+    def _serve_latched(self) -> None:
+        """Serve requests until none is left: serving one may ask for another."""
+        while self.runstate.pending:
+            self.runstate.serve()
 
     def _step(self, end: int | None, *, wait: bool) -> bool:
         """One slice of guest time, or a wait for something to do.
@@ -372,7 +374,7 @@ class Machine:
         if self.cpu.halted and not self.cpu.wakeable:
             if self.deterministic and end is None and not self.cpu.interrupts_enabled:
                 deadline = None         # no timer can end this halt: do not race through time
-            return self._idle(deadline, wait)
+            return self._idle(None if deadline is None else deadline - self.clock.now_ns(), wait)
         try:
             why = self.cpu.run(self._budget(deadline))
         except EngineError as error:
@@ -407,12 +409,11 @@ class Machine:
                 return LONGEST_SLICE
             left = deadline - self.clock.now_ns()
             return min(max(-(-left // self._block_ns), 1), LONGEST_SLICE)
-        now = self._slice_began = time.monotonic_ns()
+        self._slice_began = time.monotonic_ns()
         left = SLICE_NS
         if deadline is not None:
             left = min(max(deadline - self.clock.now_ns(), 1000), SLICE_NS)
         self._slice_blocks = max(int(left * self._rate), 64)
-        self._slice_began = now
         return self._slice_blocks
 
     def _measure(self) -> None:
@@ -437,12 +438,7 @@ class Machine:
             if wait:
                 self._sleep(self._until_rtc())
             return wait
-        left = deadline - self.rtc_clock.now_ns()
-        if self.deterministic:
-            self._pass(left)
-        else:
-            self._sleep(left)
-        return True
+        return self._idle(deadline - self.rtc_clock.now_ns(), wait)
 
     def _until_rtc(self) -> int | None:
         """Wall-clock mode: how long the RTC of a suspended guest can be left alone, in ns."""
@@ -451,13 +447,12 @@ class Machine:
         deadline = self.rtc_clock.next_deadline()
         return None if deadline is None else deadline - self.rtc_clock.now_ns()
 
-    def _idle(self, deadline: int | None, wait: bool) -> bool:
-        """The CPU waits for an interrupt: pass, or jump over, the time until *deadline*."""
-        if deadline is None:
+    def _idle(self, left: int | None, wait: bool) -> bool:
+        """Nothing runs: pass, or jump over, the *left* ns until something happens."""
+        if left is None:
             if wait:
                 self._sleep(None)
             return wait
-        left = deadline - self.clock.now_ns()
         if self.deterministic:
             self._pass(left)
         else:

@@ -76,7 +76,7 @@ class PcBoard:
         self.pit = I8254(clock=clock, irq0=irq(0))
         ports.add(0x40, 4, self.pit.read, self.pit.write, name="i8254")
         self.port61 = SystemControlPortB(
-            clock=clock, pit_output=lambda: self.pit.output(2),
+            pit_output=lambda: self.pit.output(2),
             pit_gate=lambda level: self.pit.set_gate(2, level))
         ports.add(0x61, 1, self.port61.read, self.port61.write, name="port 61")
 
@@ -85,12 +85,12 @@ class PcBoard:
         ports.add(0x70, 2, self.rtc.read, self.rtc.write, name="mc146818")
         self._fill_cmos(config.ram_mb << 20)
 
-        self.keyboard = I8042(clock=clock, keyboard_irq=irq(1), mouse_irq=irq(12), reset=reset,
-                              set_a20=self._keyboard_a20)
+        self.keyboard = I8042(keyboard_irq=irq(1), mouse_irq=irq(12), reset=reset,
+                              set_a20=cpu.set_a20)
         ports.add(0x60, 1, self.keyboard.data_read, self.keyboard.data_write, name="i8042 data")
         ports.add(0x64, 1, self.keyboard.command_read, self.keyboard.command_write,
                   name="i8042 command")
-        self.port92 = Port92(reset=reset, set_a20=self._port92_a20)
+        self.port92 = Port92(reset=reset, set_a20=cpu.set_a20)
         ports.add(0x92, 1, self.port92.read, self.port92.write, width=4, name="port 92")
 
         self._add_pci(config, irq, reset)
@@ -204,14 +204,18 @@ class PcBoard:
                   name="reset control")
         props = {prop: value for driver, prop, value in config.globals if driver == "PIIX4_PM"}
         run = self._runstate
+
+        def switched_on(prop: str) -> bool:
+            return props.get(prop, "0") in ("1", "on", "true")
+
         self.pm = Piix4Pm(
             clock=self.clock, sci=irq(SCI_IRQ), ports=ports,
             suspend=self._asking(run.request_suspend), suspend_disk=run.suspend_disk,
             power_off=self._asking(
                 lambda: run.request_shutdown(ShutdownCause.GUEST_SHUTDOWN)),
             smi=lambda: None, smm_enabled=False,     # no SMM yet: firmware skips its set-up
-            disable_s3=props.get("disable_s3", "0") in ("1", "on", "true"),
-            disable_s4=props.get("disable_s4", "0") in ("1", "on", "true"),
+            disable_s3=switched_on("disable_s3"),
+            disable_s4=switched_on("disable_s4"),
             s4_val=int(props.get("s4_val", "2"), 0))
         self.pci.add(self.pm, 0x0B)
         ports.add(0xB2, 2, self.pm.apm_read, self.pm.apm_write, name="SMI_CMD")
@@ -265,12 +269,6 @@ class PcBoard:
             self.cpu.kick()
 
         return ask
-
-    def _port92_a20(self, level: bool) -> None:
-        self.cpu.set_a20(level)
-
-    def _keyboard_a20(self, level: bool) -> None:
-        self.cpu.set_a20(level)
 
     def _rtc_alarm(self) -> None:
         self._runstate.request_wakeup(WakeupReason.RTC)

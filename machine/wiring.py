@@ -9,16 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-__all__ = ["Line", "Notify", "PhysicalMemory", "no_line"]
+__all__ = ["Line", "Notify", "PhysicalMemory"]
 
 #: An interrupt or signal line: called with the level that the device drives.
 Line = Callable[[bool], None]
 #: A request that carries nothing: "reset the machine", "the guest suspends".
 Notify = Callable[[], None]
-
-
-def no_line(level: bool) -> None:
-    """A line that ends nowhere."""
 
 
 class PhysicalMemory(Protocol):

@@ -33,7 +33,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from machine.clock import Clock
 from machine.wiring import Line, Notify
 
 __all__ = ["I8042", "KEYS", "State"]
@@ -265,11 +264,11 @@ class State:
 class I8042:
     """The controller and what is plugged into it.
 
-    *reset* asks for the machine's reset, *set_a20* drives the gate of address line 20.  *clock* is
-    for a controller that takes its time; this one, as QEMU's, answers at once.
+    *reset* asks for the machine's reset, *set_a20* drives the gate of address line 20.
+    The controller, as QEMU's, answers at once.
     """
 
-    def __init__(self, *, clock: Clock, keyboard_irq: Line, mouse_irq: Line, reset: Notify,
+    def __init__(self, *, keyboard_irq: Line, mouse_irq: Line, reset: Notify,
                  set_a20: Callable[[bool], None]) -> None:
         self.state = State()
         self._keyboard_irq = keyboard_irq

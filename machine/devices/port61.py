@@ -20,8 +20,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from machine.clock import Clock
-
 __all__ = ["State", "SystemControlPortB"]
 
 GATE_2, SPEAKER_DATA, REFRESH, OUT_2 = 0x01, 0x02, 0x10, 0x20
@@ -36,13 +34,9 @@ class State:
 
 
 class SystemControlPortB:
-    """The port.  *pit_output* tells OUT of channel 2, *pit_gate* drives its gate.
+    """The port.  *pit_output* tells OUT of channel 2, *pit_gate* drives its gate."""
 
-    *clock* is the time base of a machine whose refresh runs with time; QEMU's, and
-    so this one, does not look at it.
-    """
-
-    def __init__(self, *, clock: Clock, pit_output: Callable[[], bool],
+    def __init__(self, *, pit_output: Callable[[], bool],
                  pit_gate: Callable[[bool], None]) -> None:
         self.state = State()
         self._pit_output = pit_output

@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 
-from machine.clock import Clock
 from machine.devices.i8042 import I8042, KEYS, State
 
 OBF, SYSTEM, MOUSE_OBF = 0x01, 0x04, 0x20
@@ -19,7 +18,7 @@ class Bench:
         self.mouse_irq: list[bool] = []
         self.resets = 0
         self.a20: list[bool] = []
-        self.i8042 = I8042(clock=Clock(source=lambda: 0), keyboard_irq=self.keyboard_irq.append,
+        self.i8042 = I8042(keyboard_irq=self.keyboard_irq.append,
                            mouse_irq=self.mouse_irq.append, reset=self._reset,
                            set_a20=self.a20.append)
 

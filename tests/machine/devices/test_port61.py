@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from machine.clock import Clock
 from machine.devices.port61 import SystemControlPortB
 
 
@@ -10,8 +9,7 @@ class Bench:
     def __init__(self) -> None:
         self.gates: list[bool] = []
         self.out2 = False
-        self.port = SystemControlPortB(clock=Clock(source=lambda: 0),
-                                       pit_output=lambda: self.out2,
+        self.port = SystemControlPortB(pit_output=lambda: self.out2,
                                        pit_gate=self.gates.append)
 
 
