@@ -379,6 +379,9 @@ def test_the_machines_thread_serves_posts_between_slices(make: MakeMachine) -> N
     machine = make(icount_shift=None, bios=rom("again: inc dword [0x500]\njmp again"))
     machine.start_thread()
     assert machine.post(lambda: machine.status.state).result(5) is RunState.RUNNING
+    limit = time.monotonic() + 5
+    while not machine.post(lambda: word(machine, 0x500)).result(5):
+        assert time.monotonic() < limit     # the posts must leave the guest its slices
     machine.post(machine.stop).result(5)
     count = machine.post(lambda: word(machine, 0x500)).result(5)
     time.sleep(0.02)
