@@ -24,7 +24,13 @@ bench: $(VENV)/.run               ## figures beside qemu-system-x86_64's, in the
 firmware/snooze.rom: firmware/snooze.asm $(wildcard firmware/*.inc)
 	cd firmware && nasm -f bin -o snooze.rom snooze.asm
 
-firmware: firmware/snooze.rom     ## build the ROM anew (needs nasm)
+emu/layout.inc: emu/layout.py
+	$(PYTHON) -m emu.layout >$@
+
+emu/native.bin: emu/native.asm emu/layout.inc
+	cd emu && nasm -f bin -o native.bin native.asm
+
+firmware: firmware/snooze.rom emu/native.bin    ## build what is assembled anew (needs nasm)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

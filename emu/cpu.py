@@ -15,7 +15,8 @@ import ctypes
 import enum
 from typing import NamedTuple, Protocol
 
-from emu.engine import ENV, Engine
+from emu.engine import INTERRUPT_HARD, INTERRUPT_NMI, INTERRUPT_SMI, Engine
+from emu.layout import ENV
 from emu.memory import Memory
 
 __all__ = ["Bus", "Segment", "Stop", "X86Cpu"]
@@ -71,20 +72,21 @@ _COMPUTED = {"fpsw": 31, "fpcw": 246, "fptag": 247}
 _RAX, _RCX, _RDX, _RBX, _RSP, _R11 = 0, 1, 2, 3, 4, 11
 _EIP, _EFLAGS, _CR4 = ENV["eip"] // 8, ENV["eflags"] // 8, ENV["cr"] // 8 + 4
 _CR2, _EFER = ENV["cr"] // 8 + 2, ENV["efer"] // 8
-_HFLAGS, _CC_OP, _DF = ENV["hflags"] // 4, ENV["cc_op"] // 4, ENV["df"] // 4
+_HFLAGS, _HFLAGS2 = ENV["hflags"] // 4, ENV["hflags2"] // 4
+_CC_OP, _DF = ENV["cc_op"] // 4, ENV["df"] // 4
 _CC_SRC, _TSC_AUX = ENV["cc_src"] // 8, ENV["tsc_aux"] // 4
 _SYSENTER_CS = ENV["sysenter_cs"] // 4
 _SYSENTER_ESP, _SYSENTER_EIP = ENV["sysenter_esp"] // 8, ENV["sysenter_eip"] // 8
 
 # hflags (QEMU's cache of the mode)
-_HF_CPL, _HF_LMA, _HF_CS64 = 3, 1 << 14, 1 << 15
+_HF_CPL, _HF_LMA, _HF_CS64, _HF_SMM = 3, 1 << 14, 1 << 15, 1 << 19
+_HF2_NMI = 1 << 2           # NMIs are blocked until IRET
 # RFLAGS
 _CF_TO_OF, _IF, _DF_BIT, _VM, _RF = 0x8D5, 0x200, 0x400, 0x20000, 0x10000
 _CC_OP_EFLAGS = 1
 _EFER_SCE = 1
 _CR4_TSD = 4
 _UD, _GP, _PF = 6, 13, 14
-_INTERRUPT_HARD = 2
 
 # Flat segments that SYSCALL and SYSENTER load (flags as in a descriptor)
 _CODE64, _CODE32, _DATA = 0x00A09B00, 0x00C09B00, 0x00C09300
@@ -152,14 +154,14 @@ class X86Cpu:
     def kick(self) -> None:
         """End the present slice soon, from any thread.  May be lost while one is entered."""
         self._kicked = True
-        self._engine.budget.value = 0
+        self._engine.kick()
 
     def limit(self, blocks: int) -> None:
         """From inside a slice: end it after at most *blocks* more."""
         engine = self._engine
-        budget = engine.counter.value + max(blocks, 0)
-        if self._in_slice and budget < engine.budget.value:
-            engine.budget.value = budget
+        limit = engine.counter.value + max(blocks, 0)
+        if self._in_slice and limit < engine.limit:
+            engine.limit = limit
 
     @property
     def blocks(self) -> int:
@@ -201,7 +203,7 @@ class X86Cpu:
     def reset(self) -> None:
         """The RESET pin: the state at the reset vector.  A20, a pin, stays as it is."""
         self._engine.reset()
-        self._set_request()
+        self._set_request(INTERRUPT_HARD, self._line)
         if not self._a20:
             self._engine.lib.set_a20(self._engine.cpu, 0)
 
@@ -212,22 +214,34 @@ class X86Cpu:
     # -- pins
     def set_interrupt(self, level: bool) -> None:
         """The INTR pin."""
-        self._line = level
-        self._set_request()
-        if level and self._in_slice:
-            self.kick()
+        if level != self._line:
+            self._line = level
+            self._set_request(INTERRUPT_HARD, level)
 
-    def _set_request(self) -> None:
-        request = self._engine.interrupt_request
-        if self._line:
-            request.value |= _INTERRUPT_HARD
+    def raise_nmi(self) -> None:
+        """An edge on the NMI pin: remembered until it can be taken."""
+        self._set_request(INTERRUPT_NMI, True)
+
+    def raise_smi(self) -> None:
+        """An edge on the SMI# pin: remembered until it can be taken."""
+        self._set_request(INTERRUPT_SMI, True)
+
+    def _set_request(self, kind: int, level: bool) -> None:
+        engine = self._engine
+        if level:
+            engine.interrupt_request.value |= kind
+            if self._in_slice:
+                engine.look()
         else:
-            request.value &= ~_INTERRUPT_HARD
+            engine.interrupt_request.value &= ~kind
 
     @property
     def wakeable(self) -> bool:
         """Whether an interrupt is waiting that would be taken (and ends HLT)."""
-        return self._line and bool(self._q[_EFLAGS] & _IF)
+        request = self._engine.interrupt_request.value
+        return bool(request & INTERRUPT_HARD and self._q[_EFLAGS] & _IF
+                    or request & INTERRUPT_NMI and not self._d[_HFLAGS2] & _HF2_NMI
+                    or request & INTERRUPT_SMI and not self._d[_HFLAGS] & _HF_SMM)
 
     @property
     def halted(self) -> bool:
@@ -431,6 +445,34 @@ class X86Cpu:
     def rdtscp(self) -> None:
         self.rdtsc()
         self._q[_RCX] = self._d[_TSC_AUX]
+
+    def rdmsr(self) -> None:
+        q = self._q
+        value = self._engine.read_msr(q[_RCX] & 0xFFFF_FFFF)
+        q[_RAX], q[_RDX] = value & 0xFFFF_FFFF, value >> 32
+
+    def wrmsr(self) -> None:
+        q = self._q
+        self._engine.write_msr(q[_RCX] & 0xFFFF_FFFF,
+                               q[_RAX] & 0xFFFF_FFFF | (q[_RDX] & 0xFFFF_FFFF) << 32)
+
+    def read_cr8(self) -> int:
+        return 0
+
+    def write_cr(self, number: int, value: int) -> bool:
+        return True
+
+    def smm(self, entered: bool) -> None:
+        pass
+
+    def watch_page(self, address: int, length: int) -> int:
+        return 0
+
+    def watch(self, address: int, length: int, write: bool) -> bool:
+        return False
+
+    def debug(self) -> bool:
+        return True
 
     def write_protected(self, address: int, size: int, value: int) -> None:
         self.memory.write_protected(address, value.to_bytes(size, "little"))

@@ -1,22 +1,23 @@
-"""Everything the project knows of libunicorn 2.1.4's insides, and the proof of it.
+"""The only door to libunicorn 2.1.4's insides, and the proof that it is the right one.
 
 Unicorn is QEMU 5.0.1's TCG with the interrupt delivery cut out.  A full PC needs
 what its public API does not give: exceptions and interrupts delivered through
 the guest's own tables, stops that never tear an instruction, a clock that counts
-blocks, and invalidation of translated code after DMA.  All of that is reached
-by ctypes, through symbols the shared library exports and through fields of its
-structures whose offsets are in the tables below, and nowhere else.
+blocks, MSRs, stores that are slow only where code is.  All of that is reached by
+ctypes, through symbols the shared library exports, through fields of its
+structures (`emu.layout`), and through native routines that stand in for a few of
+its functions (`emu.native`).
 
-Offsets follow the structures' layout in one build.  So `Engine` proves every
-one of them on the live engine when it is made (`_prove`), and refuses with
-`UnknownEngine`, in one line that says what was found, when one is off.
+Offsets follow the structures' layout in one build.  So `Engine` proves them on
+the live engine when it is made (`_prove_…`), and refuses with `UnknownEngine`, in
+one line that says what was found, when one is off.
 
 Nothing here has policy: `emu.cpu` decides what a hook does.
 
 Callbacks that run Python are entered from translated code.  A C `longjmp` over
 a Python frame would corrupt the interpreter, so Python never calls anything
-that can raise a guest exception: native thunks (`_Thunks`) do that after the
-Python frame has gone.
+that can raise a guest exception: the native routines do that after the Python
+frame has gone.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from __future__ import annotations
 import ctypes as C
 import mmap
 import os
-import struct
 import sys
 from collections.abc import Callable
 from typing import Any, Final, Protocol
+
+from emu.layout import CC, CPU, ENV, SEGMENT_SIZE, TLB, TLB_ENTRY_BITS, UC
+from emu.native import CALLBACKS, Context, Native
 
 __all__ = ["Engine", "EngineError", "UnknownEngine"]
 
@@ -35,7 +38,7 @@ __all__ = ["Engine", "EngineError", "UnknownEngine"]
 _ARCH_X86, _MODE_64 = 4, 8
 _HOOK_INTR, _HOOK_INSN, _HOOK_CODE, _HOOK_BLOCK = 1, 2, 4, 8
 _HOOK_MEM_WRITE_PROT = 256
-_HOOK_INSN_INVALID, _HOOK_EDGE_GENERATED = 1 << 14, 1 << 15
+_HOOK_INSN_INVALID = 1 << 14
 _INS = {"in": 218, "out": 500, "syscall": 699, "sysenter": 700, "cpuid": 113,
         "rdtsc": 608, "rdtscp": 609}
 _CTL_WRITE = 1 << 30
@@ -45,33 +48,17 @@ _REG_GPR = (35, 38, 40, 37, 44, 36, 43, 39, *range(106, 114))  # RAX RCX RDX RBX
 _REG_ST0, _REG_XMM0 = 114, 122
 _REG_MSR = 248
 
-# --- CPUX86State: byte offsets (data of cpu_reset's and the MSRs' proofs)
-ENV: Final = {
-    "regs": 0, "eip": 128, "eflags": 136, "cc_dst": 144, "cc_src": 152, "cc_src2": 160,
-    "cc_op": 168, "df": 172, "hflags": 176, "hflags2": 180, "segs": 184, "ldt": 328, "tr": 352,
-    "gdt": 376, "idt": 400, "cr": 424, "a20_mask": 496, "efer": 592, "fpstt": 604, "fpuc": 610,
-    "mxcsr": 816, "sysenter_cs": 4800, "sysenter_esp": 4808, "sysenter_eip": 4816,
-    "star": 4824, "lstar": 4840, "cstar": 4848, "fmask": 4856, "kernelgsbase": 4864,
-    "tsc_aux": 4896, "error_code": 5384, "exception_is_int": 5388, "exception_next_eip": 5392,
-    "dr": 5400, "old_exception": 5496, "end_reset_fields": 5568,
-}
-# --- CPUState, CPUClass, uc_struct
-_CPU = {"interrupt_request": 28, "env_ptr": 296, "halted": 33176, "exception_index": 33184,
-        "uc": 33192, "cc": 33200}
-_CC = {"exec_interrupt": 144}
-_UC = {"tcg_flush_tlb": 368, "cpu": 440, "count_hook": 1360, "emu_counter": 1368,
-       "emu_count": 1376, "stop_request": 1389, "no_exit_request": 2034}
-_HOOK_CALLBACK = 40
+#: Bytes of translated code that are kept; when they are full, all of it is forgotten.
+#: Unicorn's own bound is 1 GiB, which a guest that keeps changing its code will fill.
+CODE_BUFFER_SIZE = 128 << 20
+
+#: interrupt_request's bits (QEMU's CPU_INTERRUPT_*)
+INTERRUPT_HARD, INTERRUPT_SMI, INTERRUPT_NMI = 0x002, 0x040, 0x200
+
 _TR_FLAGS: Final = ENV["tr"] + 20
 #: 8-byte fields (the first of ENV's error_code's has exception_is_int in it)
 _PAGE_FAULT_TRACES: Final = (ENV["cr"] + 16, ENV["error_code"], ENV["exception_next_eip"],
                              ENV["old_exception"])
-
-_EXCP_INTERRUPT = 0x10000
-
-#: Bytes of translated code that are kept; when they are full, all of it is forgotten.
-#: Unicorn's own bound is 1 GiB, which a guest that keeps changing its code will fill.
-CODE_BUFFER_SIZE = 128 << 20
 
 _P, _U64, _U32, _INT, _SIZE = C.c_void_p, C.c_uint64, C.c_uint32, C.c_int, C.c_size_t
 
@@ -79,7 +66,6 @@ _P, _U64, _U32, _INT, _SIZE = C.c_void_p, C.c_uint64, C.c_uint32, C.c_int, C.c_s
 _IN = C.CFUNCTYPE(_U32, _P, _U32, _INT, _P)
 _OUT = C.CFUNCTYPE(None, _P, _U32, _INT, _U32, _P)
 _INT_INSN = C.CFUNCTYPE(_INT, _P, _P)
-_ACKNOWLEDGE = C.CFUNCTYPE(_INT)
 _MEM = C.CFUNCTYPE(C.c_bool, _P, _INT, _U64, _INT, C.c_int64, _P)
 _MMIO_READ = C.CFUNCTYPE(_U64, _P, _U64, C.c_uint, _P)
 _MMIO_WRITE = C.CFUNCTYPE(None, _P, _U64, C.c_uint, _U64, _P)
@@ -140,6 +126,10 @@ class _Library:
             self._short = C.PyDLL(path)
         except OSError as error:
             raise UnknownEngine(str(error).replace("\n", " ")) from None
+        try:
+            self.native = Native(self._short, path)
+        except (OSError, LookupError) as error:
+            raise UnknownEngine(str(error.args[-1])) from None
         fn = self._function
         self.uc_version = fn("uc_version", _U32, _P, _P)
         self.uc_open = fn("uc_open", _INT, _INT, _INT, _P)
@@ -215,133 +205,20 @@ class Handler(Protocol):
     def cpuid(self) -> None: ...
     def rdtsc(self) -> None: ...
     def rdtscp(self) -> None: ...
+    def rdmsr(self) -> None: ...
+    def wrmsr(self) -> None: ...
+    def read_cr8(self) -> int: ...
+    def write_cr(self, number: int, value: int) -> bool:
+        """Whether Unicorn is to go on with the write."""
+    def smm(self, entered: bool) -> None:
+        """Just before an SMI is taken, and just after RSM."""
+    def watch_page(self, address: int, length: int) -> int:
+        """Which accesses in a page to ask `watch` about: 1 reads, 2 writes."""
+    def watch(self, address: int, length: int, write: bool) -> bool:
+        """Whether the access is watched: the instruction ends, then `debug` is asked."""
+    def debug(self) -> bool:
+        """A breakpoint or a watchpoint: raise #DB in the guest, or (False) end the slice."""
     def write_protected(self, address: int, size: int, value: int) -> None: ...
-
-
-class _Code:
-    """A page of native code: x86-64, System V calling convention.
-
-    Written while it is writable, then made executable (never both).
-    """
-
-    def __init__(self) -> None:
-        self._page = mmap.mmap(-1, mmap.PAGESIZE)
-        self._base = C.addressof(C.c_char.from_buffer(self._page))
-        self._used = 0
-
-    def add(self, code: bytes) -> int:
-        """Store one routine; its address."""
-        at = self._used
-        self._page[at:at + len(code)] = code
-        self._used = (at + len(code) + 15) & ~15
-        return self._base + at
-
-    def seal(self) -> None:
-        """No more routines: the page becomes read-only and executable."""
-        libc = C.CDLL(None, use_errno=True)
-        if libc.mprotect(_P(self._base), _SIZE(mmap.PAGESIZE), mmap.PROT_READ | mmap.PROT_EXEC):
-            raise UnknownEngine(f"mprotect: {os.strerror(C.get_errno())}")
-
-
-def _imm64(value: int) -> bytes:
-    return struct.pack("<Q", value)
-
-
-#: a TSS that is there: P, and bit 0 of the type, which every TSS type has.  With a task register
-#: that holds none (LTR of a null selector) Unicorn would abort the process at the way to an inner
-#: ring.  The null task register's limit, 0, makes it #TS instead.
-_TSS_THERE = 0x8100
-
-
-def _code_deliver(do_interrupt: int, env: int) -> bytes:
-    """UC_HOOK_INTR (uc, intno, user_data=CPUState*): deliver, which may longjmp away.
-
-    Unicorn has moved RIP behind a software interrupt by now.  It is put back, so
-    that a fault of the delivery names the instruction: two bytes, one for INT3
-    and INTO (vectors 3 and 4; the rare forms CD 03 and CD 04 are a byte off).
-    """
-    rewind = (b"\x48\x8b\x88" + struct.pack("<I", ENV["exception_next_eip"]) +  # mov rcx, next
-              b"\x8d\x56\xfd\x83\xfa\x02"                    # lea edx, [rsi-3]; cmp edx, 2
-              b"\x48\x19\xd2"                              # sbb rdx, rdx
-              b"\x48\x83\xe9\x02\x48\x29\xd1"              # sub rcx, 2; sub rcx, rdx
-              b"\x48\x89\x88" + struct.pack("<I", ENV["eip"]))  # mov [eip], rcx
-    return (b"\x48\x89\xd7"                                  # mov rdi, rdx
-            b"\x48\xb8" + _imm64(env) +                     # mov rax, env
-            b"\x81\x88" + struct.pack("<II", _TR_FLAGS, _TSS_THERE) +  # or dword [tr.flags], …
-            b"\x83\xb8" + struct.pack("<I", ENV["exception_is_int"]) + b"\x00"  # cmp dword, 0
-            b"\x74" + bytes([len(rewind)]) + rewind +       # je past it
-            b"\x48\xb8" + _imm64(do_interrupt) + b"\xff\xe0")  # mov rax, fn; jmp rax
-
-
-def _code_deliver_invalid(do_interrupt: int, env: int) -> bytes:
-    """UC_HOOK_INSN_INVALID (uc, user_data=CPUState*): deliver #UD, return true."""
-    return (b"\x48\x89\xf7"                                  # mov rdi, rsi
-            b"\x48\xb8" + _imm64(env) +                     # mov rax, env
-            b"\x81\x88" + struct.pack("<II", _TR_FLAGS, _TSS_THERE) +  # or dword [tr.flags], …
-            b"\x48\xb8" + _imm64(do_interrupt) +            # mov rax, fn
-            b"\x50\xff\xd0\x59"                             # push rax; call rax; pop rcx
-            b"\xb8\x01\x00\x00\x00\xc3")                     # mov eax, 1; ret
-
-
-def _code_guarded(callback: int, fault: int, env: int, raise_exception: int) -> bytes:
-    """Call a Python callback, then raise the guest exception it asked for, if any.
-
-    *fault* is the address of {u32 vector | 0x100, u32 error_code}; 0 means none.
-    """
-    raising = (b"\x89\xd6\x81\xe6\xff\x00\x00\x00"           # mov esi, edx; and esi, 0xff
-               b"\x8b\x51\x04"                               # mov edx, [rcx+4]
-               b"\xc7\x01\x00\x00\x00\x00"                   # mov dword [rcx], 0
-               b"\x48\xbf" + _imm64(env) +                   # mov rdi, env
-               b"\x48\xb8" + _imm64(raise_exception) + b"\xff\xe0")  # mov rax, fn; jmp rax
-    return (b"\x48\x83\xec\x08"                              # sub rsp, 8
-            b"\x48\xb8" + _imm64(callback) + b"\xff\xd0"      # mov rax, callback; call rax
-            b"\x48\x83\xc4\x08"                              # add rsp, 8
-            b"\x48\xb9" + _imm64(fault) +                   # mov rcx, fault
-            b"\x8b\x11\x85\xd2\x75\x01\xc3" + raising)       # mov edx,[rcx]; test; jnz +1; ret
-
-
-def _code_exec_interrupt(env: int, acknowledge: int, hardirq: int) -> bytes:
-    """CPUClass.cpu_exec_interrupt (cpu, interrupt_request): take a hardware interrupt.
-
-    Asked at each turn of TCG's main loop while interrupt_request is not 0, so
-    the tests that mostly say no (IF clear, STI/MOV SS shadow) are native.  The
-    Python acknowledge cycle has returned before the delivery can fault.
-    """
-    deny = b"\x31\xc0\xc3"                                   # xor eax, eax; ret
-    take = (b"\x48\x83\xec\x08"                              # sub rsp, 8
-            b"\x48\xb8" + _imm64(acknowledge) + b"\xff\xd0"   # mov rax, ack; call rax
-            b"\x48\x83\xc4\x08"                              # add rsp, 8
-            b"\x85\xc0\x79\x03" + deny +                    # test eax, eax; jns over deny
-            b"\x48\xbf" + _imm64(env) +                     # mov rdi, env
-            b"\x81\x8f" + struct.pack("<II", _TR_FLAGS, _TSS_THERE) +  # or dword [tr.flags], …
-            b"\x89\xc6\xba\x01\x00\x00\x00"                  # mov esi, eax; mov edx, 1
-            b"\x48\xb8" + _imm64(hardirq) +                 # mov rax, hardirq
-            b"\x50\xff\xd0\x59"                             # push rax; call rax; pop rcx
-            b"\xb8\x01\x00\x00\x00\xc3")                     # mov eax, 1; ret
-    return (b"\x40\xf6\xc6\x02\x75\x03" + deny +            # test sil, HARD; jnz over deny
-            b"\x48\xb8" + _imm64(env) +                     # mov rax, env
-            b"\xf7\x80" + struct.pack("<II", ENV["eflags"], 0x200) +   # test dword [eflags], IF
-            b"\x75\x03" + deny +
-            b"\xf7\x80" + struct.pack("<II", ENV["hflags"], 8) +   # test dword [hflags], INHIBIT
-            b"\x74\x03" + deny + take)
-
-
-def _code_count(counter: int, stop: int, cpu: int, loop_exit: int) -> bytes:
-    """UC_HOOK_CODE (uc, address, size, user_data): count an instruction, or leave before it.
-
-    *counter* is the address of emu_counter, which emu_count follows.  Everything is in
-    the CPU state before this hook, so the processor's loop can be left at once;
-    Unicorn's own way, a check after each hook, takes a third of the time.
-    """
-    leave = (b"\x48\x83\xec\x08"                             # sub rsp, 8
-             b"\x48\xb8" + _imm64(stop) + b"\xff\xd0"         # mov rax, uc_emu_stop; call rax
-             b"\x48\x83\xc4\x08"                             # add rsp, 8
-             b"\x48\xbf" + _imm64(cpu) +                    # mov rdi, cpu
-             b"\xc7\x87" + struct.pack("<II", _CPU["exception_index"], _EXCP_INTERRUPT) +
-             b"\x48\xb8" + _imm64(loop_exit) + b"\xff\xe0")   # mov rax, cpu_loop_exit; jmp rax
-    return (b"\x48\xb8" + _imm64(counter) +                 # mov rax, counter
-            b"\x48\x8b\x08\x48\xff\xc1\x48\x89\x08"         # mov rcx,[rax]; inc rcx; mov [rax],rcx
-            b"\x48\x3b\x48\x08\x77\x01\xc3" + leave)         # cmp rcx, [rax+8]; ja leave; ret
 
 
 class Engine:
@@ -369,8 +246,10 @@ class Engine:
         self._ctl(_CTL_WRITE | 1 << 26 | _CTL_USE_EXITS, _INT(1))
         self._ctl(_CTL_WRITE | 2 << 26 | _CTL_EXITS, _P(None), _SIZE(0))
         self._locate()
-        self._prove()
+        self._prove_registers()
+        self._prove_reset()
         self._hook(handler)
+        self._prove_code()
 
     # -- construction
     def _check(self, error: int) -> None:
@@ -389,37 +268,38 @@ class Engine:
         value = _U64()
         lib.uc_reg_read(uc, _REG_GPR[0], C.byref(value))   # Unicorn initialises lazily
         cpu = lib.qemu_get_cpu(uc, -1)
-        if not cpu or _peek64(uc + _UC["cpu"]) != cpu:
+        if not cpu or _peek64(uc + UC["cpu"]) != cpu:
             raise UnknownEngine("the CPU is not where uc_struct should point")
         self.cpu = cpu
-        if _peek64(cpu + _CPU["uc"]) != uc:
+        if _peek64(cpu + CPU["uc"]) != uc:
             raise UnknownEngine("CPUState does not point back to its engine")
-        self.env = _peek64(cpu + _CPU["env_ptr"])
+        self.env = _peek64(cpu + CPU["env_ptr"])
         if not cpu < self.env < cpu + 0x20000:
             raise UnknownEngine("CPUState.env_ptr does not point into the CPU")
-        slot = _peek64(cpu + _CPU["cc"]) + _CC["exec_interrupt"]
-        if _peek64(slot) != lib.address("x86_cpu_exec_interrupt_x86_64"):
-            raise UnknownEngine("CPUClass.cpu_exec_interrupt is elsewhere")
-        self._exec_interrupt_slot = _U64.from_address(slot)
+        self._class = _peek64(cpu + CPU["cc"])
+        for slot, name in (("cpu_exec_interrupt", "x86_cpu_exec_interrupt_x86_64"),
+                           ("debug_excp_handler", "breakpoint_handler_x86_64")):
+            if _peek64(self._class + CC[slot]) != lib.address(name):
+                raise UnknownEngine(f"CPUClass.{slot} is elsewhere")
         size = ENV["end_reset_fields"]
         view = memoryview((C.c_char * size).from_address(self.env)).cast("B")
         self.b = view
         self.q = view.cast("Q")
         self.d = view.cast("I")
-        self.interrupt_request = _U32.from_address(cpu + _CPU["interrupt_request"])
-        self.halted = _U32.from_address(cpu + _CPU["halted"])
-        self.counter = _U64.from_address(uc + _UC["emu_counter"])
-        self.budget = _U64.from_address(uc + _UC["emu_count"])
-        self._stop_request = C.c_uint8.from_address(uc + _UC["stop_request"])
-        self._no_exit_request = C.c_uint8.from_address(uc + _UC["no_exit_request"])
-        self._count_hook = _U64.from_address(uc + _UC["count_hook"])
+        self.interrupt_request = _U32.from_address(cpu + CPU["interrupt_request"])
+        self.halted = _U32.from_address(cpu + CPU["halted"])
+        self.counter = _U64.from_address(cpu + CPU["icount_extra"])
+        self._bound = _U64.from_address(cpu + CPU["icount_budget"])
+        self._exception_index = C.c_int32.from_address(cpu + CPU["exception_index"])
+        self._stop_request = C.c_uint8.from_address(uc + UC["stop_request"])
+        self._no_exit_request = C.c_uint8.from_address(uc + UC["no_exit_request"])
+        self.context = Context(uc=uc, tcg=_peek64(uc + UC["tcg_ctx"]), cpu=cpu, env=self.env)
+        for mode in range(3):
+            mask = _peek64(self.env + TLB["mask"] + 16 * mode) >> TLB_ENTRY_BITS
+            if not 0 < mask < 1 << 24 or mask & (mask + 1):
+                raise UnknownEngine(f"the TLB's mask reads {mask:#x}")
 
-    def _prove(self) -> None:
-        """Prove every offset on the live engine, or refuse."""
-        self._prove_registers()
-        self._prove_reset()
-        self._prove_counting()
-
+    # -- proofs
     def _prove_registers(self) -> None:
         lib, uc, q = self.lib, self.handle, self.q
         for i, register in enumerate(_REG_GPR):
@@ -453,37 +333,46 @@ class Engine:
         if self.q[ENV["cr"] // 8] != 0x6000_0010 or self.q[ENV["cr"] // 8 + 4] != 0:
             raise UnknownEngine("CR0 or CR4 is elsewhere")
 
-    def _prove_counting(self) -> None:
-        """Run three NOPs and HLT: emu_counter, halted, and the count callback's pointer.
+    def _prove_code(self) -> None:
+        """Run a few instructions: counting, RDMSR, HLT, and what `translated` is told.
 
         The page is unmapped again before any real RAM is mapped, which also keeps
         Unicorn from giving two later RAM blocks the same internal address.
         """
         lib, uc = self.lib, self.handle
         page = mmap.mmap(-1, 0x1000)
-        page[0:4] = b"\x90\x90\x90\xf4"
+        # mov ecx, 0x17; rdmsr; jmp behind; hlt
+        page[0:11] = bytes.fromhex("66b917000000 0f32 eb00 f4")
         host = C.addressof(C.c_char.from_buffer(page))
         base = 0xF0000      # CS base of a reset CPU is 0xffff0000: run with base 0xf0000
         self._check(lib.uc_mem_map_ptr(uc, base, 0x1000, _PROT_ALL, host))
-        code = ENV["segs"] // 8 + 4
-        self.q[code] = base
-        self.halted.value = 0
-        self._check(lib.uc_emu_start(uc, 0, 0, 0, 2))
-        if (self.counter.value, self.budget.value, self.q[ENV["eip"] // 8],
-                self._stop_request.value, self.halted.value) != (3, 2, 2, 1, 0):
-            raise UnknownEngine(
-                f"after two counted NOPs emu_counter is {self.counter.value}, emu_count "
-                f"{self.budget.value}, eip {self.q[ENV['eip'] // 8]:#x}")
-        hook = self._count_hook.value
-        if not hook:
-            raise UnknownEngine("count_hook is elsewhere")
-        self._count_callback = _peek64(hook + _HOOK_CALLBACK)
-        self._check(lib.uc_emu_start(uc, 2, 0, 0, 0))     # count=0 removes the hook again
-        if self._count_hook.value or self.halted.value != 1 or self._stop_request.value:
+        self.q[(ENV["segs"] + SEGMENT_SIZE + 8) // 8] = base
+        hflags = self.d[ENV["hflags"] // 4]
+        asked: list[int] = []
+        blocks: list[tuple[int, ...]] = []
+        kept = self.context.rdmsr, self.context.translated
+        rdmsr = CALLBACKS["rdmsr"](lambda: asked.append(self.q[1]))
+        translated = CALLBACKS["translated"](lambda *block: blocks.append(block))
+        self.context.rdmsr = C.cast(rdmsr, _P).value or 0
+        self.context.translated = C.cast(translated, _P).value or 0
+        self.q[ENV["eip"] // 8] = 0
+        self.run(1)
+        found = (self.counter.value, self.q[ENV["eip"] // 8], self._stop_request.value,
+                 self.halted.value, asked)
+        if found != (2, 10, 1, 0, [0x17]):
+            raise UnknownEngine(f"after one counted block with RDMSR the engine says {found}")
+        if [block[:5] for block in blocks] != [(base, 10, 3, hflags, base),
+                                               (base + 10, 1, 1, hflags, base)]:
+            raise UnknownEngine(f"the translated blocks are {blocks}")
+        if C.string_at(blocks[0][5], 3) != b"\x48\x8b\x85":
+            raise UnknownEngine("a block does not begin as it should")
+        self.counter.value = 0
+        if self.run(5) or self.halted.value != 1 or self._exception_index.value != -1:
             raise UnknownEngine("HLT does not leave halted == 1")
-        if C.c_int32.from_address(self.cpu + _CPU["exception_index"]).value != -1:
-            raise UnknownEngine("exception_index is elsewhere")
+        self.counter.value = 0
+        self.context.rdmsr, self.context.translated = kept
         self._check(lib.uc_mem_unmap(uc, base, 0x1000))
+        self.flush_code()
         self.reset()
 
     # -- hooks
@@ -498,26 +387,16 @@ class Engine:
         return hook.value
 
     def _hook(self, handler: Handler) -> None:
-        lib = self.lib
-        code = self._code = _Code()
-        self._fault = (C.c_uint32 * 2)()
-        fault = C.addressof(self._fault)
-        raise_exception = lib.address("raise_exception_err_x86_64")
-        do_interrupt = lib.address("x86_cpu_do_interrupt_x86_64")
-
-        def guarded(prototype: Any, function: Callable[..., Any]) -> int:
-            callback = prototype(function)
-            self._keep.append(callback)
-            target = C.cast(callback, _P).value
-            assert target is not None
-            return code.add(_code_guarded(target, fault, self.env, raise_exception))
-
+        native, context = self.lib.native, self.context
+        at = C.addressof(context)
         for name, prototype, function in self._instructions(handler):
-            self._add_hook(_HOOK_INSN, guarded(prototype, function), insn=_INS[name])
-        self._add_hook(_HOOK_INTR, code.add(_code_deliver(do_interrupt, self.env)),
-                       self.cpu)
-        self._add_hook(_HOOK_INSN_INVALID,
-                       code.add(_code_deliver_invalid(do_interrupt, self.env)), self.cpu)
+            target = prototype(function)
+            data = (_U64 * 2)(C.cast(target, _P).value or 0, at)
+            self._keep += [target, data]
+            guard = {_IN: "guard_in", _OUT: "guard_out", _INT_INSN: "guard_insn"}[prototype]
+            self._add_hook(_HOOK_INSN, native.entry[guard], C.addressof(data), insn=_INS[name])
+        self._add_hook(_HOOK_INTR, native.entry["deliver"], at)
+        self._add_hook(_HOOK_INSN_INVALID, native.entry["deliver_invalid"], at)
 
         def on_write_protected(_uc: int, _kind: int, address: int, size: int, value: int,
                                _data: int) -> bool:
@@ -531,28 +410,38 @@ class Engine:
         self._keep.append(protected)
         self._add_hook(_HOOK_MEM_WRITE_PROT, C.cast(protected, _P).value or 0)
 
-        def on_acknowledge() -> int:
-            try:
-                return handler.acknowledge()
-            except BaseException as error:      # noqa: BLE001 - raised again by run()
-                self._fail(error)
-                return -1
-
-        acknowledge = _ACKNOWLEDGE(on_acknowledge)
-        self._keep.append(acknowledge)
-        self._exec_interrupt_slot.value = code.add(_code_exec_interrupt(
-            self.env, C.cast(acknowledge, _P).value or 0,
-            lib.address("do_interrupt_x86_hardirq_x86_64")))
-        self._count_instruction = code.add(_code_count(
-            self.handle + _UC["emu_counter"], lib.address("uc_emu_stop"), self.cpu,
-            lib.address("cpu_loop_exit_x86_64")))
-        code.seal()
-        # A store through another mapping of a page must not leave old code running:
-        # dirty tracking is per virtual address, so every new block flushes the TLB.
-        flush = _peek64(self.handle + _UC["tcg_flush_tlb"])
-        self._add_hook(_HOOK_EDGE_GENERATED, flush)
+        for name, otherwise in (("acknowledge", -1), ("rdmsr", None), ("wrmsr", None),
+                                ("read_cr8", 0), ("write_cr", 0), ("smm", None),
+                                ("watch_page", 0), ("debug", 0)):
+            self._callback(name, getattr(handler, name), otherwise)
+        self._callback("watch", lambda address, length, flags: handler.watch(
+            address, length, bool(flags & 2)), 0)
+        _U64.from_address(self._class + CC["cpu_exec_interrupt"]).value = \
+            native.entry["exec_interrupt"]
+        _U64.from_address(self._class + CC["debug_excp_handler"]).value = native.entry["debug"]
+        _U64.from_address(self._class + CC["asidx_from_attrs"]).value = 0    # or an SMI crashes
+        native.add(context)
         self._one_insn = False
         self._install_counter()
+
+    def _callback(self, name: str, function: Callable[..., Any] | None,
+                  otherwise: int | None = None) -> None:
+        """Let the native routines call *function*; *otherwise* is what it gives when it raised."""
+        if function is None:
+            setattr(self.context, name, 0)
+            return
+        wanted = function
+
+        def call(*args: int) -> Any:
+            try:
+                return wanted(*args)
+            except BaseException as error:      # noqa: BLE001 - raised again by run()
+                self._fail(error)
+                return otherwise
+
+        target = CALLBACKS[name](call)
+        self._keep.append(target)
+        setattr(self.context, name, C.cast(target, _P).value or 0)
 
     def _instructions(self, handler: Handler) -> list[tuple[str, Any, Callable[..., Any]]]:
         """The hooked instructions, each with its C type and a Python function that cannot raise."""
@@ -595,14 +484,15 @@ class Engine:
         self.kick()
 
     def _install_counter(self) -> None:
-        """Count blocks by Unicorn's own callback, or instructions by ours.
+        """Count blocks inline, or each instruction by a hook, or either with a trace.
 
         no_exit_request: without it a stop may tear a read-modify-write.
         """
         self._no_exit_request.value = 1
-        kind, callback = ((_HOOK_CODE, self._count_instruction) if self._one_insn
-                          else (_HOOK_BLOCK, self._count_callback))
-        self._count_hook.value = self._add_hook(kind, callback)
+        self.context.patch = not self._one_insn
+        self._count_hook = self._add_hook(
+            _HOOK_CODE if self._one_insn else _HOOK_BLOCK,
+            self.lib.native.entry["count"], C.addressof(self.context))
 
     # -- running
     @property
@@ -613,7 +503,7 @@ class Engine:
     @one_insn.setter
     def one_insn(self, on: bool) -> None:
         if on != self._one_insn:
-            self._check(self.lib.uc_hook_del(self.handle, self._count_hook.value))
+            self._check(self.lib.uc_hook_del(self.handle, self._count_hook))
             self._one_insn = on
             self._install_counter()
             self.flush_code()
@@ -626,7 +516,10 @@ class Engine:
         callback raised, or `EngineError`.
         """
         self.halted.value = 0
-        error = self.lib.uc_emu_start(self.handle, self.q[16], 0, 0, budget)
+        self.context.limit = budget
+        self.context.request = 0
+        self._bound.value = budget
+        error = self.lib.uc_emu_start(self.handle, self.q[16], 0, 0, 0)
         if self.failure is not None:
             failure, self.failure = self.failure, None
             raise failure
@@ -641,12 +534,28 @@ class Engine:
         another thread also leaves a note that is read before each slice, and
         slices are short.
         """
-        self.budget.value = 0
+        self.context.limit = 0
+        self._bound.value = 0
+
+    @property
+    def limit(self) -> int:
+        """What the counter may reach in this slice."""
+        return int(self.context.limit)
+
+    @limit.setter
+    def limit(self, count: int) -> None:
+        self.context.limit = count
+        self._bound.value = count
+
+    def look(self) -> None:
+        """From inside a slice: have interrupt_request looked at before the next block."""
+        self.context.request = 1
+        self._bound.value = 0
 
     def fault(self, vector: int, error_code: int = 0) -> None:
         """Let the instruction now being handled raise exception *vector* in the guest."""
-        self._fault[1] = error_code
-        self._fault[0] = 0x100 | vector
+        self.context.fault_error = error_code
+        self.context.fault = 0x100 | vector
 
     # -- state
     def reset(self) -> None:
@@ -700,12 +609,11 @@ class Engine:
         # A page that is not there leaves a page fault's traces: CR2, and an old_exception that
         # would make the guest's next fault a double fault.
         fields = [(at, bytes(self.b[at:at + 8])) for at in _PAGE_FAULT_TRACES]
-        index = _U32.from_address(self.cpu + _CPU["exception_index"])
-        kept = index.value
+        kept = self._exception_index.value
         error = self.lib.uc_vmem_read(self.handle, address, _PROT_READ, buffer, length)
         for at, content in fields:
             self.b[at:at + 8] = content
-        index.value = kept
+        self._exception_index.value = kept
         self.d[hflags] = saved
         return None if error else buffer.raw
 
@@ -759,6 +667,7 @@ class Engine:
     def close(self) -> None:
         """Free the engine.  It cannot be used afterwards."""
         if self.handle:
+            self.lib.native.remove(self.context)
             self.lib.uc_close(self.handle)
             self.handle = 0
 

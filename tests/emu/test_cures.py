@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from emu import engine
+from emu import engine, layout
 from emu.cpu import Stop, X86Cpu
 from emu.engine import EngineError, UnknownEngine
 from tests.emu.guest import (
@@ -698,15 +698,17 @@ def test_running_into_a_hole_is_an_engine_error_and_not_a_crash() -> None:
 
 @pytest.mark.parametrize(("table", "field"), [
     ("ENV", "regs"), ("ENV", "eip"), ("ENV", "dr"), ("ENV", "old_exception"), ("ENV", "lstar"),
-    ("_CPU", "interrupt_request"), ("_CPU", "halted"), ("_CPU", "uc"), ("_CPU", "exception_index"),
-    ("_UC", "emu_counter"), ("_UC", "emu_count"), ("_UC", "count_hook"), ("_UC", "stop_request")])
+    ("CPU", "interrupt_request"), ("CPU", "halted"), ("CPU", "uc"), ("CPU", "exception_index"),
+    ("CPU", "icount_extra"), ("CPU", "icount_budget"), ("CC", "cpu_exec_interrupt"),
+    ("CC", "debug_excp_handler"), ("TLB", "mask"), ("UC", "stop_request")])
 def test_an_offset_that_is_off_is_refused_in_one_line(
         monkeypatch: pytest.MonkeyPatch, table: str, field: str) -> None:
     step = 4 if field in (
         "interrupt_request", "halted", "old_exception", "exception_index") else 8
     if field == "stop_request":
         step = 1
-    monkeypatch.setitem(getattr(engine, table), field, getattr(engine, table)[field] + step)
+    offsets = getattr(layout, table)
+    monkeypatch.setitem(offsets, field, offsets[field] + step)
     with pytest.raises(UnknownEngine) as caught:
         make()
     text = str(caught.value)
@@ -961,7 +963,7 @@ again:  jmp     again
     assert cpu.read_virtual(0x300000, 4) is None
     assert cpu.read("cr2") == 0x12345678
     for name in ("error_code", "exception_is_int", "exception_next_eip", "old_exception"):
-        at = engine.ENV[name]
+        at = layout.ENV[name]
         assert cpu._engine.b[at:at + 4] == before[at:at + 4], name
 
 

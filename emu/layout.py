@@ -1,0 +1,87 @@
+"""Where libunicorn 2.1.4 keeps things: byte offsets in its structures, and its numbers.
+
+They follow the structures' layout in one build (the x86-64 Linux wheel), so
+`emu.engine` proves them on each live engine and refuses a library where one is
+off.  `python -m emu.layout` prints those that `native.asm` includes.
+
+Names are QEMU 5.0.1's own (CPUX86State, CPUState, CPUClass, TranslationBlock,
+CPUTLB) and Unicorn's (uc_struct).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: CPUX86State
+ENV: Final = {
+    "regs": 0, "eip": 128, "eflags": 136, "cc_dst": 144, "cc_src": 152, "cc_src2": 160,
+    "cc_op": 168, "df": 172, "hflags": 176, "hflags2": 180, "segs": 184, "ldt": 328, "tr": 352,
+    "gdt": 376, "idt": 400, "cr": 424, "a20_mask": 496, "efer": 592, "fpstt": 604, "fpuc": 610,
+    "mxcsr": 816, "sysenter_cs": 4800, "sysenter_esp": 4808, "sysenter_eip": 4816,
+    "star": 4824, "lstar": 4840, "cstar": 4848, "fmask": 4856, "kernelgsbase": 4864,
+    "tsc_aux": 4896, "pat": 5280, "smbase": 5288, "error_code": 5384, "exception_is_int": 5388,
+    "exception_next_eip": 5392, "dr": 5400, "old_exception": 5496, "end_reset_fields": 5568,
+}
+SEGMENT_SIZE: Final = 24        # u32 selector, u64 base at 8, u32 limit, u32 flags
+
+#: CPUState
+CPU: Final = {
+    "cflags_next_tb": 24, "interrupt_request": 28,
+    # two fields of -icount, which Unicorn leaves unused: our count and its bound
+    "icount_budget": 40, "icount_extra": 48,
+    "env_ptr": 296, "halted": 33176, "exception_index": 33184, "uc": 33192, "cc": 33200,
+    "env": 35408,
+}
+#: CPUClass
+CC: Final = {"asidx_from_attrs": 104, "debug_excp_handler": 120, "cpu_exec_interrupt": 144}
+
+#: uc_struct
+UC: Final = {
+    "cpu": 440, "l1_map": 736, "v_l1_size": 752, "v_l1_shift": 756,
+    "v_l2_levels": 760, "tcg_ctx": 768, "count_hook": 1360, "emu_counter": 1368, "emu_count": 1376,
+    "stop_request": 1389, "no_exit_request": 2034,
+}
+
+#: TCGContext, TCGOp and TranslationBlock
+TCG_OPS: Final = 0x7388
+OP_CALL: Final = 2
+TB: Final = {"pc": 0, "cs_base": 8, "flags": 16, "size": 20, "icount": 22, "cflags": 24,
+             "tc.ptr": 32}
+
+#: CPUTLB, which lies before CPUX86State: offsets from env.  Each of the three MMU modes has a
+#: {mask, table} of 16 bytes and a descriptor of 696.
+TLB: Final = {"mask": -0x40, "table": -0x38, "iotlb": -0x870 + 0x2B0}
+TLB_DESC_SIZE: Final = 0x2B8
+TLB_ENTRY_BITS: Final = 6
+TLB_ADDR_WRITE: Final = 8
+
+#: what native.asm calls them
+NATIVE: Final = {
+    "ENV_EIP": ENV["eip"], "ENV_EFLAGS": ENV["eflags"], "ENV_HFLAGS": ENV["hflags"],
+    "ENV_HFLAGS2": ENV["hflags2"], "ENV_CS_BASE": ENV["segs"] + SEGMENT_SIZE + 8,
+    "ENV_TR_FLAGS": ENV["tr"] + 20, "ENV_ERROR_CODE": ENV["error_code"],
+    "ENV_EXCEPTION_IS_INT": ENV["exception_is_int"],
+    "ENV_EXCEPTION_NEXT_EIP": ENV["exception_next_eip"],
+    "CPU_CFLAGS_NEXT_TB": CPU["cflags_next_tb"], "CPU_ENV": CPU["env"],
+    "CPU_INTERRUPT_REQUEST": CPU["interrupt_request"],
+    "CPU_EXCEPTION_INDEX": CPU["exception_index"],
+    "CPU_COUNTER": CPU["icount_extra"], "CPU_BOUND": CPU["icount_budget"],
+    "UC_L1_MAP": UC["l1_map"], "UC_L1_SIZE": UC["v_l1_size"], "UC_L1_SHIFT": UC["v_l1_shift"],
+    "UC_L2_LEVELS": UC["v_l2_levels"],
+    "TCG_OPS": TCG_OPS, "OP_CALL": OP_CALL,
+    "TB_PC": TB["pc"], "TB_CS_BASE": TB["cs_base"], "TB_FLAGS": TB["flags"],
+    "TB_SIZE": TB["size"], "TB_ICOUNT": TB["icount"], "TB_CODE": TB["tc.ptr"],
+    "TLB_MASK": TLB["mask"], "TLB_TABLE": TLB["table"], "TLB_IOTLB": TLB["iotlb"],
+    "TLB_DESC_SIZE": TLB_DESC_SIZE, "TLB_ENTRY_BITS": TLB_ENTRY_BITS,
+    "TLB_ADDR_WRITE": TLB_ADDR_WRITE,
+}
+
+
+def _main() -> None:
+    print("; made by python -m emu.layout")
+    for name, value in NATIVE.items():
+        print(f"{name:<24}equ {value}")
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,699 @@
+; Native routines between libunicorn's code and Python's callbacks.  x86-64, System V ABI.
+;
+; Assembled by `make firmware` into native.bin, which emu/native.py maps read-only and
+; executable, followed by one writable page of globals: addresses in libunicorn (IMPORTS in
+; emu/native.py, in the same order as here) and the list of contexts, one for each engine.
+;
+; Why native: a guest exception leaves by longjmp, which must never cross a Python frame.
+; So Python decides, returns, and these routines raise, deliver or leave the loop.
+;
+; The offsets of Unicorn's structures come from emu/layout.py: `make firmware` writes them
+; to layout.inc.
+
+bits 64
+default rel
+%include "layout.inc"
+
+%define GLOBALS_AT 0x1000           ; one page of code, one of globals
+
+; --- one context for each engine (Context in emu/native.py)
+struc context
+.next:          resq 1
+.uc:            resq 1
+.tcg:           resq 1              ; TCGContext
+.cpu:           resq 1              ; CPUState
+.env:           resq 1              ; CPUX86State
+.fault:         resd 1              ; 0x100 | vector that Python asked for, or 0
+.fault_error:   resd 1
+.limit:         resq 1              ; leave when the counter is above this
+.request:       resd 1              ; not 0: look at interrupt_request at the next block
+.replaying:     resd 1              ; a watched instruction is being run again, alone
+.watching:      resd 1              ; some watchpoint is set
+.patch:         resd 1              ; count blocks inline
+.trace:         resq 1              ; next free trace record
+.trace_end:     resq 1
+; callbacks into Python; 0 for none
+.acknowledge:   resq 1              ; () -> vector or -1
+.rdmsr:         resq 1              ; ()
+.wrmsr:         resq 1              ; ()
+.read_cr8:      resq 1              ; () -> value
+.write_cr:      resq 1              ; (number, value) -> go on with Unicorn's own
+.smm:           resq 1              ; (entered)
+.interrupt:     resq 1              ; (vector, error code, is_int, next rip, hardware)
+.translated:    resq 1              ; (pc, size, instructions, flags, cs_base, host)
+.traced:        resq 1              ; (): the trace buffer is full
+.watch_page:    resq 1              ; (address, length) -> flags of BP_MEM_*
+.watch:         resq 1              ; (address, length, flags) -> 0 no, 1 stop after it
+.debug:         resq 1              ; () -> 1: #DB in the guest, 0: end the slice
+endstruc
+
+; --- globals
+struc globals
+.contexts:      resq 1
+.do_interrupt:  resq 1
+.hardirq:       resq 1
+.raise:         resq 1
+.loop_exit:     resq 1
+.noexc:         resq 1
+.restore_state: resq 1
+.emu_stop:      resq 1
+.smm_enter:     resq 1
+.tlb_flush:     resq 1
+.check_exit:    resq 1
+.breakpoint:    resq 1
+; originals of what is replaced
+.gen_code:      resq 1
+.set_page:      resq 1
+.protect_code:  resq 1
+.rdmsr:         resq 1
+.wrmsr:         resq 1
+.read_cr:       resq 1
+.write_cr:      resq 1
+.rsm:           resq 1
+endstruc
+
+%define G(field) [$$ + GLOBALS_AT + globals. %+ field]
+
+INTERRUPT_HARD  equ 0x002
+INTERRUPT_SMI   equ 0x040
+INTERRUPT_DEBUG equ 0x080
+INTERRUPT_NMI   equ 0x200
+HF_INHIBIT_IRQ  equ 1 << 3
+HF_SMM          equ 1 << 19
+HF2_NMI         equ 1 << 2
+IF              equ 0x200
+EXCP_INTERRUPT  equ 0x10000
+TLB_NOTDIRTY    equ 0x400
+; A TSS that is there: P, and bit 0 of the type, which every TSS type has.  With a task
+; register that holds none (LTR of a null selector) Unicorn would abort the process at the way
+; to an inner ring.  The null task register's limit, 0, makes it #TS instead.
+TSS_THERE       equ 0x8100
+FLAGS_IN_TB     equ 0x73100         ; TF, IOPL, RF, VM, AC: part of a block's flags
+
+; r11 := the context whose %2 is %1, or 0
+%macro FIND 2
+        mov     r11, G(contexts)
+        jmp     %%test
+%%next: mov     r11, [r11 + context.next]
+%%test: test    r11, r11
+        jz      %%end
+        cmp     [r11 + context. %+ %2], %1
+        jne     %%next
+%%end:
+%endmacro
+
+; --- where emu/native.py finds the routines (ENTRIES there, in the same order)
+        dw      deliver, deliver_invalid, guard_in, guard_out, guard_insn, exec_interrupt
+        dw      count, trace, gen_code, set_page, protect_code, watch_page, watch, debug
+        dw      rdmsr, wrmsr, read_cr, write_cr, rsm
+
+; UC_HOOK_INTR (uc, vector, context): deliver an exception or INT n; may longjmp.
+; Unicorn has moved RIP behind a software interrupt by now.  It is put back, so that a fault
+; of the delivery names the instruction: two bytes, one for INT3 and INTO (vectors 3 and 4;
+; the rare forms CD 03 and CD 04 are a byte off).
+align 16
+deliver:
+        mov     rax, [rdx + context.env]
+        or      dword [rax + ENV_TR_FLAGS], TSS_THERE
+        cmp     dword [rax + ENV_EXCEPTION_IS_INT], 0
+        je      .go
+        mov     rcx, [rax + ENV_EXCEPTION_NEXT_EIP]
+        mov     r8d, 2
+        lea     r9d, [rsi - 3]
+        cmp     r9d, 2
+        sbb     r8, 0
+        sub     rcx, r8
+        mov     [rax + ENV_EIP], rcx
+.go:    cmp     qword [rdx + context.interrupt], 0
+        jne     .told
+.do:    mov     rdi, [rdx + context.cpu]
+        jmp     G(do_interrupt)
+.told:  push    rdx
+        mov     edi, esi
+        mov     esi, [rax + ENV_ERROR_CODE]
+        mov     r9, rdx
+        mov     edx, [rax + ENV_EXCEPTION_IS_INT]
+        mov     rcx, [rax + ENV_EXCEPTION_NEXT_EIP]
+        xor     r8d, r8d
+        call    [r9 + context.interrupt]
+        pop     rdx
+        jmp     .do
+
+; UC_HOOK_INSN_INVALID (uc, context): deliver #UD, say that it is handled.
+align 16
+deliver_invalid:
+        push    rbx
+        mov     rbx, rsi
+        mov     rax, [rbx + context.env]
+        or      dword [rax + ENV_TR_FLAGS], TSS_THERE
+        cmp     qword [rbx + context.interrupt], 0
+        je      .do
+        mov     edi, 6
+        xor     esi, esi
+        xor     edx, edx
+        mov     rcx, [rax + ENV_EIP]
+        xor     r8d, r8d
+        call    [rbx + context.interrupt]
+.do:    mov     rdi, [rbx + context.cpu]
+        call    G(do_interrupt)
+        mov     eax, 1
+        pop     rbx
+        ret
+
+; UC_HOOK_INSN of IN, OUT and the rest: call Python, then raise what it asked for.
+; user_data points to {callback, context}.
+align 16
+guard_in:                           ; (uc, port, size, user_data) -> value
+        push    rbx
+        mov     rbx, [rcx + 8]
+        call    [rcx]
+        jmp     guarded
+guard_out:                          ; (uc, port, size, value, user_data)
+        push    rbx
+        mov     rbx, [r8 + 8]
+        call    [r8]
+        jmp     guarded
+guard_insn:                         ; (uc, user_data) -> skip Unicorn's own
+        push    rbx
+        mov     rbx, [rsi + 8]
+        call    [rsi]
+guarded:
+        mov     r11, rbx
+        pop     rbx
+fault_or_return:                    ; r11: context, rax: result, at a return address
+        mov     esi, [r11 + context.fault]
+        test    esi, esi
+        jnz     .raise
+        ret
+.raise: mov     edx, [r11 + context.fault_error]
+        mov     dword [r11 + context.fault], 0
+        and     esi, 0xff
+        mov     rdi, [r11 + context.env]
+        jmp     G(raise)
+
+; CPUClass.cpu_exec_interrupt (cpu, interrupt_request) -> taken.  Asked at each turn of TCG's
+; main loop while interrupt_request is not 0, so what mostly says no is native.
+; A MOV SS or STI shadow holds off all three kinds (SDM vol. 3A 7.8.3).
+align 16
+exec_interrupt:
+        FIND    rdi, cpu
+        mov     rax, [r11 + context.env]
+        test    dword [rax + ENV_HFLAGS], HF_INHIBIT_IRQ
+        jnz     .deny
+        push    rbx
+        mov     rbx, r11
+        or      dword [rax + ENV_TR_FLAGS], TSS_THERE
+        test    esi, INTERRUPT_SMI
+        jz      .nmi
+        test    dword [rax + ENV_HFLAGS], HF_SMM
+        jnz     .hard
+        and     dword [rdi + CPU_INTERRUPT_REQUEST], ~INTERRUPT_SMI
+        mov     edi, 1
+        call    [rbx + context.smm]
+        mov     rdi, [rbx + context.cpu]
+        call    G(smm_enter)
+        jmp     .taken
+.nmi:   test    esi, INTERRUPT_NMI
+        jz      .hard
+        test    dword [rax + ENV_HFLAGS2], HF2_NMI
+        jnz     .hard
+        and     dword [rdi + CPU_INTERRUPT_REQUEST], ~INTERRUPT_NMI
+        or      dword [rax + ENV_HFLAGS2], HF2_NMI
+        mov     eax, 2
+        jmp     .take
+.hard:  test    esi, INTERRUPT_HARD
+        jz      .no
+        test    dword [rax + ENV_EFLAGS], IF
+        jz      .no
+        call    [rbx + context.acknowledge]
+        test    eax, eax
+        js      .no
+.take:  cmp     qword [rbx + context.interrupt], 0
+        je      .do
+        push    rax
+        sub     rsp, 8
+        mov     edi, eax
+        mov     rdx, [rbx + context.env]
+        mov     rcx, [rdx + ENV_EIP]
+        xor     esi, esi
+        xor     edx, edx
+        mov     r8d, 1
+        call    [rbx + context.interrupt]
+        add     rsp, 8
+        pop     rax
+.do:    mov     rdi, [rbx + context.env]
+        mov     esi, eax
+        mov     edx, 1
+        call    G(hardirq)
+.taken: mov     eax, 1
+        pop     rbx
+        ret
+.no:    xor     eax, eax
+        pop     rbx
+        ret
+.deny:  xor     eax, eax
+        ret
+
+; UC_HOOK_BLOCK or UC_HOOK_CODE (uc, pc, size, context): count, or leave before it.
+align 16
+count:
+        mov     rdx, [rcx + context.cpu]
+        mov     rax, [rdx + CPU_COUNTER]
+        inc     rax
+        mov     [rdx + CPU_COUNTER], rax
+        cmp     rax, [rdx + CPU_BOUND]
+        ja      .over
+        ret
+.over:  mov     r11, rcx
+        jmp     over_bound
+
+; The same with a record {host code, cs_base, pc, flags} for each that runs.
+align 16
+trace:
+        push    rbx
+        push    rsi
+        sub     rsp, 8
+        mov     rbx, rcx
+        call    count
+        add     rsp, 8
+        pop     rsi
+        mov     rax, [rbx + context.trace]
+        mov     rdx, [rbx + context.env]
+        mov     rcx, [rsp + 8]
+        mov     [rax], rcx
+        mov     rcx, [rdx + ENV_CS_BASE]
+        mov     [rax + 8], rcx
+        mov     [rax + 16], rsi
+        mov     ecx, [rdx + ENV_EFLAGS]
+        and     ecx, FLAGS_IN_TB
+        or      ecx, [rdx + ENV_HFLAGS]
+        mov     [rax + 24], rcx
+        add     rax, 32
+        mov     [rbx + context.trace], rax
+        cmp     rax, [rbx + context.trace_end]
+        jb      .done
+        call    [rbx + context.traced]
+.done:  pop     rbx
+        ret
+
+; From a block whose count went over its bound: rbp is env and RIP has been stored.
+align 16
+block_over:
+        FIND    rbp, env
+        mov     rdx, [r11 + context.cpu]
+; r11: context, rdx: CPUState.  Leave the loop when the limit is reached; go on through TCG's
+; main loop, which looks at interrupt_request, when that was asked for; otherwise return.
+over_bound:
+        mov     rcx, [r11 + context.limit]
+        cmp     [rdx + CPU_COUNTER], rcx
+        ja      .leave
+        xchg    [rdx + CPU_BOUND], rcx  ; a full barrier: a kick may come in between
+        mov     rcx, [r11 + context.limit]
+        cmp     [rdx + CPU_BOUND], rcx
+        jne     over_bound
+        cmp     dword [r11 + context.request], 0
+        je      .return
+        mov     dword [r11 + context.request], 0
+        dec     qword [rdx + CPU_COUNTER]       ; it will begin again
+        mov     rdi, rdx
+        jmp     G(loop_exit)
+.return:
+        ret
+.leave: push    rdx
+        mov     rdi, [r11 + context.uc]
+        call    G(emu_stop)
+        pop     rdi
+        mov     dword [rdi + CPU_EXCEPTION_INDEX], EXCP_INTERRUPT
+        jmp     G(loop_exit)
+
+; tcg_gen_code (TCGContext, tb) -> size or an error: before it, send calls of helpers that we
+; replace to our own; after it, count inline and tell who wants to know.
+align 16
+gen_code:
+        FIND    rdi, tcg
+        test    r11, r11
+        jz      .theirs
+        push    rbx
+        push    r12
+        push    r13
+        mov     rbx, r11
+        mov     r12, rsi
+        mov     rcx, [rdi + TCG_OPS]
+        jmp     .ops
+.op:    cmp     byte [rcx], OP_CALL
+        jne     .link
+        movzx   eax, byte [rcx + 1]     ; how many inputs, how many outputs
+        mov     edx, eax
+        and     eax, 15
+        shr     edx, 4
+        add     eax, edx
+        lea     rdx, [rcx + rax * 8 + 24]       ; the function's argument
+        mov     rax, [rdx]
+%macro REPLACE 2
+        cmp     rax, G(%1)
+        jne     %%not
+        lea     rax, [%2]
+        mov     [rdx], rax
+        jmp     .link
+%%not:
+%endmacro
+        REPLACE rdmsr, rdmsr
+        REPLACE wrmsr, wrmsr
+        REPLACE read_cr, read_cr
+        REPLACE write_cr, write_cr
+        REPLACE rsm, rsm
+.link:  mov     rcx, [rcx + 8]
+.ops:   test    rcx, rcx
+        jnz     .op
+        call    G(gen_code)
+        mov     r13d, eax
+        test    eax, eax
+        js      .end
+        cmp     dword [rbx + context.patch], 0
+        je      .tell
+        call    patch
+.tell:  cmp     qword [rbx + context.translated], 0
+        je      .end
+        mov     rdi, [r12 + TB_PC]
+        movzx   esi, word [r12 + TB_SIZE]
+        movzx   edx, word [r12 + TB_ICOUNT]
+        mov     ecx, [r12 + TB_FLAGS]
+        mov     r8, [r12 + TB_CS_BASE]
+        mov     r9, [r12 + TB_CODE]
+        call    [rbx + context.translated]
+.end:   mov     eax, r13d
+        pop     r13
+        pop     r12
+        pop     rbx
+        ret
+.theirs:
+        jmp     G(gen_code)
+
+; The head of a fresh block stores RIP, calls the block hook (`count`) and then
+; check_exit_request, which has nothing to look for here.  Count inline instead:
+;       mov rax, [counter]; inc rax; mov [counter], rax; cmp rax, [bound]; jbe behind
+;       mov [rip of env], pc; mov rax, block_over; call rax
+; rbx: context, r12: tb, r13: size.  Other heads than expected are left as they are.
+align 16
+patch:
+        mov     rdi, [r12 + TB_CODE]
+        xor     ecx, ecx
+        mov     r8, [rbx + context.uc]
+.find:  lea     rdx, [rdi + rcx]
+        cmp     word [rdx], 0xbf48              ; mov rdi, uc
+        jne     .on
+        cmp     [rdx + 2], r8
+        jne     .on
+        cmp     word [rdx + 10], 0xf633         ; xor esi, esi
+        jne     .on
+        cmp     byte [rdx + 12], 0xe8           ; call check_exit_request
+        jne     .far
+        movsxd  rax, dword [rdx + 13]
+        lea     esi, [rcx + 17]                 ; the head's length
+        lea     rax, [rdx + rax + 17]
+        cmp     rax, G(check_exit)
+        je      .found
+.far:   cmp     word [rdx + 12], 0x15ff         ; call [check_exit_request, in the block's pool]
+        jne     .on
+        movsxd  rax, dword [rdx + 14]
+        lea     esi, [rcx + 18]
+        mov     rax, [rdx + rax + 18]
+        cmp     rax, G(check_exit)
+        je      .found
+.on:    inc     ecx
+        cmp     ecx, 96
+        jb      .find
+        ret
+.found: mov     rdx, [r12 + TB_PC]
+        sub     rdx, [r12 + TB_CS_BASE]         ; what RIP is
+        movsxd  rax, edx
+        mov     ecx, 49
+        cmp     rax, rdx
+        je      .fits
+        mov     ecx, 55
+.fits:  cmp     esi, ecx
+        jb      .return
+        mov     dword [rdi], 0x858b48           ; mov rax, [rbp + disp32]
+        mov     dword [rdi + 3], CPU_COUNTER - CPU_ENV
+        mov     dword [rdi + 7], 0x48c0ff48     ; inc rax; (48)
+        mov     word [rdi + 11], 0x8589         ; mov [rbp + disp32], rax
+        mov     dword [rdi + 13], CPU_COUNTER - CPU_ENV
+        mov     dword [rdi + 17], 0x853b48      ; cmp rax, [rbp + disp32]
+        mov     dword [rdi + 20], CPU_BOUND - CPU_ENV
+        mov     byte [rdi + 24], 0x76           ; jbe
+        lea     eax, [rsi - 26]
+        mov     [rdi + 25], al
+        add     rdi, 26
+        cmp     ecx, 49
+        jne     .long
+        mov     dword [rdi], 0x85c748           ; mov qword [rbp + disp32], imm32
+        mov     dword [rdi + 3], ENV_EIP
+        mov     [rdi + 7], edx
+        add     rdi, 11
+        jmp     .call
+.long:  mov     word [rdi], 0xb848              ; mov rax, imm64
+        mov     [rdi + 2], rdx
+        mov     dword [rdi + 10], 0x858948      ; mov [rbp + disp32], rax
+        mov     dword [rdi + 13], ENV_EIP
+        add     rdi, 17
+.call:  lea     rax, [block_over]
+        mov     word [rdi], 0xb848              ; mov rax, block_over
+        mov     [rdi + 2], rax
+        mov     word [rdi + 10], 0xd0ff         ; call rax
+        add     rdi, 12
+        add     rsi, [r12 + TB_CODE]
+.pad:   cmp     rdi, rsi
+        jae     .return
+        mov     byte [rdi], 0x90
+        inc     rdi
+        jmp     .pad
+.return:
+        ret
+
+; tlb_set_page_with_attrs (cpu, vaddr, paddr, attrs, prot, mmu index, size).
+; Unicorn keeps each store to an executable page on the slow way.  It is needed only while
+; the page holds translated code; `protect_code` is told when a page gets its first.
+align 16
+set_page:
+        FIND    rdi, cpu
+        test    r11, r11
+        jz      .theirs
+        push    rbx
+        push    r12
+        push    r13
+        mov     rbx, r11
+        mov     r12, rsi
+        mov     r13d, r9d
+        sub     rsp, 8
+        push    qword [rsp + 40]
+        call    G(set_page)
+        add     rsp, 16
+        mov     rdi, [rbx + context.env]
+        mov     ecx, r13d
+        shl     ecx, 4
+        mov     rax, [rdi + rcx + TLB_MASK]
+        shr     rax, TLB_ENTRY_BITS
+        mov     rdx, r12
+        shr     rdx, 12
+        and     rax, rdx                        ; the entry's index
+        mov     rsi, rax
+        shl     rsi, TLB_ENTRY_BITS
+        add     rsi, [rdi + rcx + TLB_TABLE]
+        mov     rdx, [rsi + TLB_ADDR_WRITE]
+        mov     ecx, edx
+        and     ecx, 0xfff
+        cmp     ecx, TLB_NOTDIRTY
+        jne     .end
+        imul    ecx, r13d, TLB_DESC_SIZE
+        add     rdi, rcx
+        mov     rdi, [rdi + TLB_IOTLB]
+        shl     rax, 4
+        mov     rax, [rdi + rax]
+        and     r12, ~0xfff
+        add     rax, r12                        ; ram_addr_t
+        shr     rax, 12
+        mov     r8, [rbx + context.uc]
+        call    page_has_code
+        jnz     .end
+        and     qword [rsi + TLB_ADDR_WRITE], ~TLB_NOTDIRTY
+.end:   pop     r13
+        pop     r12
+        pop     rbx
+        ret
+.theirs:
+        jmp     G(set_page)
+
+; rax: page number, r8: uc.  ZF set when no block comes from the page.
+page_has_code:
+        mov     ecx, [r8 + UC_L1_SHIFT]
+        mov     rdx, rax
+        shr     rdx, cl
+        mov     edi, [r8 + UC_L1_SIZE]
+        dec     edi
+        and     rdx, rdi
+        shl     rdx, 3
+        add     rdx, [r8 + UC_L1_MAP]
+        mov     ecx, [r8 + UC_L2_LEVELS]
+        imul    ecx, ecx, 10
+.level: mov     rdx, [rdx]
+        test    rdx, rdx
+        jz      .return
+        test    ecx, ecx
+        jz      .last
+        mov     rdi, rax
+        shr     rdi, cl
+        and     edi, 1023
+        lea     rdx, [rdx + rdi * 8]
+        sub     ecx, 10
+        jmp     .level
+.last:  and     eax, 1023
+        lea     rax, [rax + rax * 2]            ; PageDesc is three words
+        cmp     qword [rdx + rax * 8], 0
+.return:
+        ret
+
+; tlb_protect_code (uc, ram address): the page gets its first block.  Any address may show it.
+align 16
+protect_code:
+        FIND    rdi, uc
+        test    r11, r11
+        jz      .theirs
+        mov     rdi, [r11 + context.cpu]
+        jmp     G(tlb_flush)
+.theirs:
+        jmp     G(protect_code)
+
+; cpu_watchpoint_address_matches (cpu, address, length) -> BP_MEM_READ | BP_MEM_WRITE or 0
+align 16
+watch_page:
+        FIND    rdi, cpu
+        xor     eax, eax
+        test    r11, r11
+        jz      .return
+        cmp     dword [r11 + context.watching], 0
+        je      .return
+        mov     rdi, rsi
+        mov     rsi, rdx
+        jmp     [r11 + context.watch_page]
+.return:
+        ret
+
+; cpu_check_watchpoint (cpu, address, length, attrs, flags, return address).  A watched
+; instruction is begun again as a block of its own; after it the debug handler is asked.
+align 16
+watch:
+        FIND    rdi, cpu
+        test    r11, r11
+        jz      .return
+        cmp     dword [r11 + context.watching], 0
+        je      .return
+        push    rbx
+        push    r12
+        push    r13
+        mov     rbx, r11
+        mov     r12, r9
+        mov     rdi, rsi
+        mov     rsi, rdx
+        mov     edx, r8d
+        call    [rbx + context.watch]
+        test    eax, eax
+        jz      .pop
+        mov     r13, [rbx + context.cpu]
+        cmp     dword [rbx + context.replaying], 0
+        jne     .after
+        mov     dword [rbx + context.replaying], 1
+        mov     rdi, r13
+        mov     rsi, r12
+        mov     edx, 1
+        call    G(restore_state)
+        mov     dword [r13 + CPU_CFLAGS_NEXT_TB], 1
+        mov     rdi, r13
+        pop     r13
+        pop     r12
+        pop     rbx
+        jmp     G(noexc)
+.after: or      dword [r13 + CPU_INTERRUPT_REQUEST], INTERRUPT_DEBUG
+        mov     dword [rbx + context.request], 1
+        mov     qword [r13 + CPU_BOUND], 0
+.pop:   pop     r13
+        pop     r12
+        pop     rbx
+.return:
+        ret
+
+; CPUClass.debug_excp_handler (cpu): a breakpoint was reached or a watchpoint was hit.
+align 16
+debug:
+        FIND    rdi, cpu
+        push    rbx
+        mov     rbx, r11
+        mov     dword [rbx + context.replaying], 0
+        call    [rbx + context.debug]
+        mov     rdi, [rbx + context.env]
+        test    eax, eax
+        jnz     .guest
+        mov     rdi, [rbx + context.uc]
+        call    G(emu_stop)
+        pop     rbx
+        ret
+.guest: pop     rbx
+        mov     esi, 1
+        xor     edx, edx
+        jmp     G(raise)
+
+; helper_rdmsr (env), helper_wrmsr (env)
+align 16
+rdmsr:
+        FIND    rdi, env
+        push    r11
+        call    [r11 + context.rdmsr]
+        pop     r11
+        jmp     fault_or_return
+align 16
+wrmsr:
+        FIND    rdi, env
+        push    r11
+        call    [r11 + context.wrmsr]
+        pop     r11
+        jmp     fault_or_return
+
+; helper_read_crN (env, number) -> value
+align 16
+read_cr:
+        cmp     esi, 8
+        jne     .theirs
+        FIND    rdi, env
+        jmp     [r11 + context.read_cr8]
+.theirs:
+        jmp     G(read_cr)
+
+; helper_write_crN (env, number, value)
+align 16
+write_cr:
+        FIND    rdi, env
+        push    rdi
+        push    rsi
+        push    rdx
+        push    r11
+        sub     rsp, 8
+        mov     edi, esi
+        mov     rsi, rdx
+        call    [r11 + context.write_cr]
+        add     rsp, 8
+        pop     r11
+        pop     rdx
+        pop     rsi
+        pop     rdi
+        test    eax, eax
+        jz      fault_or_return
+        jmp     G(write_cr)
+
+; helper_rsm (env)
+align 16
+rsm:
+        FIND    rdi, env
+        push    r11
+        call    G(rsm)
+        pop     r11
+        xor     edi, edi
+        jmp     [r11 + context.smm]
