@@ -245,11 +245,16 @@ class Engine:
         self._ctl(_CTL_WRITE | 1 << 26 | _CTL_TCG_BUFFER_SIZE, _U32(CODE_BUFFER_SIZE))
         self._ctl(_CTL_WRITE | 1 << 26 | _CTL_USE_EXITS, _INT(1))
         self._ctl(_CTL_WRITE | 2 << 26 | _CTL_EXITS, _P(None), _SIZE(0))
-        self._locate()
-        self._prove_registers()
-        self._prove_reset()
-        self._hook(handler)
-        self._prove_code()
+        self._known = False
+        try:
+            self._locate()
+            self._prove_registers()
+            self._prove_reset()
+            self._hook(handler)
+            self._prove_code()
+        except BaseException:
+            self.close()
+            raise
 
     # -- construction
     def _check(self, error: int) -> None:
@@ -421,6 +426,7 @@ class Engine:
         _U64.from_address(self._class + CC["debug_excp_handler"]).value = native.entry["debug"]
         _U64.from_address(self._class + CC["asidx_from_attrs"]).value = 0    # or an SMI crashes
         native.add(context)
+        self._known = True
         self._one_insn = False
         self._install_counter()
 
@@ -667,7 +673,8 @@ class Engine:
     def close(self) -> None:
         """Free the engine.  It cannot be used afterwards."""
         if self.handle:
-            self.lib.native.remove(self.context)
+            if self._known:
+                self.lib.native.remove(self.context)
             self.lib.uc_close(self.handle)
             self.handle = 0
 

@@ -93,6 +93,7 @@ class Native:
         for i, name in enumerate(IMPORTS, 1):
             words[i] = _address(library, name)
         self._words = words
+        self._contexts: dict[int, Context] = {}
         libc = C.CDLL(None, use_errno=True)
         if libc.mprotect(_P(base), C.c_size_t(_CODE_PAGES), mmap.PROT_READ | mmap.PROT_EXEC):
             raise OSError(f"mprotect: {os.strerror(C.get_errno())}")
@@ -106,13 +107,15 @@ class Native:
             _U64.from_address(load + slot).value = self.entry[routine]
 
     def add(self, context: Context) -> None:
-        """Make the routines know an engine."""
+        """Make the routines know an engine, until `remove`."""
+        self._contexts[C.addressof(context)] = context      # its memory must stay
         context.next = self._words[0]
         self._words[0] = C.addressof(context)
 
     def remove(self, context: Context) -> None:
         """Make them forget it."""
         words, wanted = self._words, C.addressof(context)
+        del self._contexts[wanted]
         if words[0] == wanted:
             words[0] = context.next
             return
