@@ -15,6 +15,7 @@ import ctypes
 import enum
 from typing import NamedTuple, Protocol
 
+from emu.breakpoints import Breakpoints
 from emu.engine import INTERRUPT_HARD, INTERRUPT_NMI, INTERRUPT_SMI, Engine
 from emu.layout import ENV
 from emu.memory import Memory
@@ -31,6 +32,11 @@ class Bus(Protocol):
         """The interrupt controller's vector, or -1 when it has nothing after all."""
     def time_stamp(self) -> int:
         """The TSC, in cycles."""
+    def read_cr8(self) -> int:
+        """The task priority, 0 to 15."""
+    def write_cr8(self, value: int) -> None: ...
+    def smm_changed(self, active: bool) -> None:
+        """SMIACT#: SMRAM is to be seen, or no longer."""
 
 
 class Stop(enum.Enum):
@@ -40,6 +46,8 @@ class Stop(enum.Enum):
     KICK = "kick"                # somebody asked for attention
     HALT = "halt"                # HLT, and no interrupt to take
     TRIPLE_FAULT = "triple fault"
+    BREAKPOINT = "breakpoint"    # before the instruction at one
+    WATCHPOINT = "watchpoint"    # behind the instruction that accessed one
 
 
 class Segment(NamedTuple):
@@ -71,7 +79,10 @@ _COMPUTED = {"fpsw": 31, "fpcw": 246, "fptag": 247}
 
 _RAX, _RCX, _RDX, _RBX, _RSP, _R11 = 0, 1, 2, 3, 4, 11
 _EIP, _EFLAGS, _CR4 = ENV["eip"] // 8, ENV["eflags"] // 8, ENV["cr"] // 8 + 4
-_CR2, _EFER = ENV["cr"] // 8 + 2, ENV["efer"] // 8
+_CR0, _CR2, _EFER = ENV["cr"] // 8, ENV["cr"] // 8 + 2, ENV["efer"] // 8
+_CS_FLAGS = ENV["segs"] // 4 + 11
+_DESC_L = 1 << 21
+_CS_BASE, _DR = ENV["segs"] // 8 + 4, ENV["dr"] // 8
 _HFLAGS, _HFLAGS2 = ENV["hflags"] // 4, ENV["hflags2"] // 4
 _CC_OP, _DF = ENV["cc_op"] // 4, ENV["df"] // 4
 _CC_SRC, _TSC_AUX = ENV["cc_src"] // 8, ENV["tsc_aux"] // 4
@@ -84,8 +95,9 @@ _HF2_NMI = 1 << 2           # NMIs are blocked until IRET
 # RFLAGS
 _CF_TO_OF, _IF, _DF_BIT, _VM, _RF = 0x8D5, 0x200, 0x400, 0x20000, 0x10000
 _CC_OP_EFLAGS = 1
-_EFER_SCE = 1
-_CR4_TSD = 4
+_EFER_SCE, _EFER_LME, _EFER_LMA = 1, 1 << 8, 1 << 10
+_CR0_PE, _CR0_NW, _CR0_CD, _CR0_PG = 1, 1 << 29, 1 << 30, 1 << 31
+_CR4_TSD, _CR4_PAE = 4, 1 << 5
 _UD, _GP, _PF = 6, 13, 14
 
 # Flat segments that SYSCALL and SYSENTER load (flags as in a descriptor)
@@ -101,6 +113,12 @@ _CPUID_CLEAR = {
     (0x80000001, "ecx"): 1 << 2,                         # SVM
 }
 _CPUID_SET = {(0x80000007, "edx"): 1 << 8}               # the TSC is invariant
+#: CR4: (bit, CPUID leaf, register EAX to EDX, the feature's bit that it comes with)
+_CR4_BITS = (
+    (0, 1, 3, 1), (1, 1, 3, 1), (2, 1, 3, 4), (3, 1, 3, 2), (4, 1, 3, 3), (5, 1, 3, 6),
+    (6, 1, 3, 7), (7, 1, 3, 13), (8, 1, 3, 0), (9, 1, 3, 24), (10, 1, 3, 25), (11, 7, 2, 2),
+    (12, 7, 2, 16), (13, 1, 2, 5), (14, 1, 2, 6), (16, 7, 1, 0), (17, 1, 2, 17), (18, 1, 2, 26),
+    (20, 7, 1, 7), (21, 7, 1, 20), (22, 7, 2, 3))
 #: what `Engine.reset` leaves: no guest can load this (LTR of a null selector gives limit 0)
 _TR_AFTER_RESET = Segment(0, 0, 0xFFFF, 0x8900)
 _CPUID_REGISTERS = ("eax", "ebx", "ecx", "edx")
@@ -117,12 +135,18 @@ class X86Cpu:
         self._engine = Engine(self)
         self._q, self._d = self._engine.q, self._engine.d
         self.memory = Memory(self._engine, ram_size)
+        #: changed between slices only
+        self.breakpoints = Breakpoints(
+            insert=self._set_breakpoint, watching=self._engine.watch,
+            debug_register=lambda number: self._q[_DR + number], set_dr6=self._set_dr6)
+        self._resume_at = -1
         self._blocks = 0
         self._in_slice = False
         self._kicked = False
         self._stale = False
         self._line = False
         self._a20 = True
+        self._cr4_bits = self._known_cr4_bits()
         self.reset()
 
     # -- running
@@ -132,6 +156,10 @@ class X86Cpu:
         Raises `EngineError` when the engine itself gives up, and whatever a
         device raised.
         """
+        if self._resume_at >= 0:
+            at, self._resume_at = self._resume_at, -1
+            if at == self.linear_rip and at in self.breakpoints.code:
+                return self._run_past_breakpoint(at)
         engine = self._engine
         if self._stale:
             self._stale = False
@@ -147,9 +175,41 @@ class X86Cpu:
             engine.counter.value = 0
             self._blocks += begun
         if counted:
+            hits = self.breakpoints
+            if hits.watchpoint_hit is not None:
+                return Stop.WATCHPOINT
+            if hits.breakpoint_hit is not None:
+                self._resume_at, hits.breakpoint_hit = hits.breakpoint_hit, None
+                return Stop.BREAKPOINT
             self._blocks -= 1           # the block it stopped before was counted, not run
             return Stop.BUDGET if begun > budget and not self._kicked else Stop.KICK
         return Stop.HALT if engine.halted.value else Stop.TRIPLE_FAULT
+
+    def _run_past_breakpoint(self, address: int) -> Stop:
+        """One instruction, although there is a breakpoint at it."""
+        self._set_breakpoint(address, False)
+        try:
+            return self.step()
+        finally:
+            self._set_breakpoint(address, True)
+
+    def step(self) -> Stop:
+        """Run one instruction, or take one interrupt and run its first: Stop.BUDGET, or why not."""
+        self._resume_at = -1
+        self._engine.step_next()
+        return self.run(1)
+
+    @property
+    def linear_rip(self) -> int:
+        """CS base plus RIP."""
+        return self._q[_CS_BASE] + self._q[_EIP] & 0xFFFF_FFFF_FFFF_FFFF
+
+    def _set_breakpoint(self, address: int, on: bool) -> None:
+        self._engine.breakpoint(address, on)
+        self._stale = True
+
+    def _set_dr6(self, value: int) -> None:
+        self._q[_DR + 6] = value
 
     def kick(self) -> None:
         """End the present slice soon, from any thread.  May be lost while one is entered."""
@@ -202,10 +262,27 @@ class X86Cpu:
 
     def reset(self) -> None:
         """The RESET pin: the state at the reset vector.  A20, a pin, stays as it is."""
-        self._engine.reset()
+        self._reset(init=False)
+
+    def init(self) -> None:
+        """The INIT pin: the reset vector again; FPU, SSE, most MSRs and the TSC stay."""
+        self._reset(init=True)
+
+    def _reset(self, *, init: bool) -> None:
+        smm = self._d[_HFLAGS] & _HF_SMM
+        self._engine.reset(init=init)
         self._set_request(INTERRUPT_HARD, self._line)
+        self.breakpoints.debug_registers_changed()
+        self._resume_at = -1
         if not self._a20:
             self._engine.lib.set_a20(self._engine.cpu, 0)
+        if smm:
+            self._bus.smm_changed(False)
+
+    def start_up(self, vector: int) -> None:
+        """A start-up IPI: real mode at *vector* << 12 (SDM volume 3A, 9.4.4)."""
+        self.load_real_mode_segment("cs", vector << 8)
+        self._q[_EIP] = 0
 
     def close(self) -> None:
         """Free the engine."""
@@ -433,6 +510,12 @@ class X86Cpu:
             for name, value in zip(_CPUID_REGISTERS, out, strict=True))
         return eax, ebx, ecx, edx
 
+    def _known_cr4_bits(self) -> int:
+        """CR4's bits that are not reserved: each comes with a feature."""
+        leaves = {leaf: self.cpuid_leaf(leaf, 0) for leaf in (1, 7)}
+        return sum(1 << bit for bit, leaf, register, feature in _CR4_BITS
+                   if leaves[leaf][register] >> feature & 1)
+
     def rdtsc(self) -> None:
         q = self._q
         if q[_CR4] & _CR4_TSD and self._d[_HFLAGS] & _HF_CPL:
@@ -457,22 +540,52 @@ class X86Cpu:
                                q[_RAX] & 0xFFFF_FFFF | (q[_RDX] & 0xFFFF_FFFF) << 32)
 
     def read_cr8(self) -> int:
-        return 0
+        return self._bus.read_cr8()
 
     def write_cr(self, number: int, value: int) -> bool:
-        return True
-
-    def smm(self, entered: bool) -> None:
-        pass
-
-    def watch_page(self, address: int, length: int) -> int:
-        return 0
-
-    def watch(self, address: int, length: int, write: bool) -> bool:
+        """MOV to CR0, CR3 (with high bits), CR4 and CR8: SDM volume 3A, 2.5."""
+        if number == 8:
+            if value >> 4:
+                self._engine.fault(_GP)
+            else:
+                self._bus.write_cr8(value)
+            return False
+        if self._allowed(number, value):
+            return True
+        self._engine.fault(_GP)
         return False
 
-    def debug(self) -> bool:
+    def _allowed(self, number: int, value: int) -> bool:
+        q = self._q
+        long_mode = bool(q[_EFER] & _EFER_LMA)
+        if number == 0:
+            if value >> 32 or (value & _CR0_PG and not value & _CR0_PE
+                               or value & _CR0_NW and not value & _CR0_CD):
+                return False
+            if value & _CR0_PG and not q[_CR0] & _CR0_PG and q[_EFER] & _EFER_LME:
+                return bool(q[_CR4] & _CR4_PAE) and not self._d[_CS_FLAGS] & _DESC_L
+            return not (long_mode and not value & _CR0_PG and self._d[_HFLAGS] & _HF_CS64)
+        if number == 3:
+            return not long_mode
+        if number == 4:
+            return not (value & ~self._cr4_bits or long_mode and not value & _CR4_PAE)
         return True
+
+    def wrote_dr(self, number: int) -> None:
+        if number != 6:
+            self.breakpoints.debug_registers_changed()
+
+    def smm(self, entered: bool) -> None:
+        self._bus.smm_changed(bool(entered))
+
+    def watch_page(self, address: int, length: int) -> int:
+        return self.breakpoints.page(address, length)
+
+    def watch(self, address: int, length: int, write: bool) -> bool:
+        return self.breakpoints.accessed(address, length, write)
+
+    def debug(self) -> bool:
+        return self.breakpoints.hit(self.linear_rip)
 
     def write_protected(self, address: int, size: int, value: int) -> None:
         self.memory.write_protected(address, value.to_bytes(size, "little"))

@@ -55,6 +55,8 @@ CODE_BUFFER_SIZE = 128 << 20
 #: interrupt_request's bits (QEMU's CPU_INTERRUPT_*)
 INTERRUPT_HARD, INTERRUPT_SMI, INTERRUPT_NMI = 0x002, 0x040, 0x200
 
+_BP_GDB = 0x10
+
 _TR_FLAGS: Final = ENV["tr"] + 20
 #: 8-byte fields (the first of ENV's error_code's has exception_is_int in it)
 _PAGE_FAULT_TRACES: Final = (ENV["cr"] + 16, ENV["error_code"], ENV["exception_next_eip"],
@@ -155,6 +157,9 @@ class _Library:
         self.read_eflags = fn("helper_read_eflags_x86_64", _U64, _P)
         self.cpuid = fn("cpu_x86_cpuid_x86_64", None, _P, _U32, _U32, _P, _P, _P, _P)
         self.set_a20 = fn("x86_cpu_set_a20_x86_64", None, _P, _INT)
+        self.breakpoint_insert = fn("cpu_breakpoint_insert_x86_64", _INT, _P, _U64, _INT, _P)
+        self.breakpoint_remove = fn("cpu_breakpoint_remove_x86_64", _INT, _P, _U64, _INT)
+        self.cpu_init = fn("do_cpu_init_x86_64", None, _P)
         self.update_hflags = fn("x86_update_hflags_x86_64", None, _P)
         self.tb_invalidate_phys_range = fn("tb_invalidate_phys_range_x86_64", None, _P, _U64, _U64)
         self.ram_addr_from_host = fn("qemu_ram_addr_from_host_x86_64", _U64, _P, _P)
@@ -210,6 +215,8 @@ class Handler(Protocol):
     def read_cr8(self) -> int: ...
     def write_cr(self, number: int, value: int) -> bool:
         """Whether Unicorn is to go on with the write."""
+    def wrote_dr(self, number: int) -> None:
+        """A debug register was written."""
     def smm(self, entered: bool) -> None:
         """Just before an SMI is taken, and just after RSM."""
     def watch_page(self, address: int, length: int) -> int:
@@ -295,6 +302,7 @@ class Engine:
         self.halted = _U32.from_address(cpu + CPU["halted"])
         self.counter = _U64.from_address(cpu + CPU["icount_extra"])
         self._bound = _U64.from_address(cpu + CPU["icount_budget"])
+        self._cflags_next_tb = _U32.from_address(cpu + CPU["cflags_next_tb"])
         self._exception_index = C.c_int32.from_address(cpu + CPU["exception_index"])
         self._stop_request = C.c_uint8.from_address(uc + UC["stop_request"])
         self._no_exit_request = C.c_uint8.from_address(uc + UC["no_exit_request"])
@@ -416,8 +424,8 @@ class Engine:
         self._add_hook(_HOOK_MEM_WRITE_PROT, C.cast(protected, _P).value or 0)
 
         for name, otherwise in (("acknowledge", -1), ("rdmsr", None), ("wrmsr", None),
-                                ("read_cr8", 0), ("write_cr", 0), ("smm", None),
-                                ("watch_page", 0), ("debug", 0)):
+                                ("read_cr8", 0), ("write_cr", 0), ("wrote_dr", None),
+                                ("smm", None), ("watch_page", 0), ("debug", 0)):
             self._callback(name, getattr(handler, name), otherwise)
         self._callback("watch", lambda address, length, flags: handler.watch(
             address, length, bool(flags & 2)), 0)
@@ -428,6 +436,8 @@ class Engine:
         native.add(context)
         self._known = True
         self._one_insn = False
+        self._trace_buffer: Any = None
+        self._executed: Callable[[memoryview], None] | None = None
         self._install_counter()
 
     def _callback(self, name: str, function: Callable[..., Any] | None,
@@ -495,10 +505,49 @@ class Engine:
         no_exit_request: without it a stop may tear a read-modify-write.
         """
         self._no_exit_request.value = 1
-        self.context.patch = not self._one_insn
+        tracing = self._trace_buffer is not None
+        self.context.patch = not self._one_insn and not tracing
         self._count_hook = self._add_hook(
             _HOOK_CODE if self._one_insn else _HOOK_BLOCK,
-            self.lib.native.entry["count"], C.addressof(self.context))
+            self.lib.native.entry["trace" if tracing else "count"], C.addressof(self.context))
+
+    def _change_counter(self) -> None:
+        self._check(self.lib.uc_hook_del(self.handle, self._count_hook))
+        self._install_counter()
+        self.flush_code()
+
+    def trace(self, executed: Callable[[memoryview], None] | None, records: int = 4096) -> None:
+        """Between slices: hand records of what is run to *executed*, up to *records* at a time.
+
+        A record is four words of 64 bits: host code, cs_base, linear RIP, flags of the
+        block.  With `one_insn` each instruction has one.  None: no more.
+        """
+        self.drain_trace()
+        self._executed = executed
+        self._trace_buffer = None
+        if executed is None:
+            self._callback("traced", None)
+        else:
+            self._trace_buffer = (_U64 * (4 * records))()
+            self._callback("traced", self.drain_trace)
+            at = C.addressof(self._trace_buffer)
+            self.context.trace, self.context.trace_end = at, at + 32 * records
+        self._change_counter()
+
+    def drain_trace(self) -> None:
+        """Hand over the records there are."""
+        buffer, executed = self._trace_buffer, self._executed
+        if buffer is None or executed is None:
+            return
+        at = C.addressof(buffer)
+        length = self.context.trace - at
+        if length:
+            self.context.trace = at
+            executed(memoryview(buffer).cast("B")[:length].cast("Q"))
+
+    def tell(self, name: str, function: Callable[..., None] | None) -> None:
+        """Call *function* at each "translated" block or "interrupt"; None: no more."""
+        self._callback(name, function)
 
     # -- running
     @property
@@ -509,10 +558,8 @@ class Engine:
     @one_insn.setter
     def one_insn(self, on: bool) -> None:
         if on != self._one_insn:
-            self._check(self.lib.uc_hook_del(self.handle, self._count_hook))
             self._one_insn = on
-            self._install_counter()
-            self.flush_code()
+            self._change_counter()
 
     def run(self, budget: int) -> bool:
         """Run up to *budget* (at least 1) blocks, or instructions with `one_insn`.
@@ -564,9 +611,9 @@ class Engine:
         self.context.fault = 0x100 | vector
 
     # -- state
-    def reset(self) -> None:
-        """The processor's reset, without the devices around it."""
-        self.lib.cpu_reset(self.cpu)
+    def reset(self, *, init: bool = False) -> None:
+        """The processor's RESET, or INIT, which leaves FPU, SSE and most MSRs."""
+        (self.lib.cpu_init if init else self.lib.cpu_reset)(self.cpu)
         self.lib.update_cr4(self.env, 0)
         self.d[_TR_FLAGS // 4] = 0x8900     # busy, as reset leaves it, an inner ring would abort
         self.interrupt_request.value = 0
@@ -622,6 +669,23 @@ class Engine:
         self._exception_index.value = kept
         self.d[hflags] = saved
         return None if error else buffer.raw
+
+    # -- debugging
+    def breakpoint(self, address: int, on: bool) -> None:
+        """Ask `debug` before the instruction at a linear address, or no longer."""
+        if on:
+            self.lib.breakpoint_insert(self.cpu, address, _BP_GDB, None)
+        else:
+            self.lib.breakpoint_remove(self.cpu, address, _BP_GDB)
+
+    def watch(self, on: bool) -> None:
+        """Ask `watch_page` at each page that is touched first, `watch` in those it names."""
+        self.context.watching = on
+        self.lib.tlb_flush(self.cpu)
+
+    def step_next(self) -> None:
+        """Between slices: make the next block one of a single instruction."""
+        self._cflags_next_tb.value = 1
 
     # -- memory
     def map_memory(self, address: int, length: int, host: int, *, rom: bool) -> None:

@@ -30,6 +30,8 @@ struc context
 .replaying:     resd 1              ; a watched instruction is being run again, alone
 .watching:      resd 1              ; some watchpoint is set
 .patch:         resd 1              ; count blocks inline
+.leave:         resd 1              ; RIP was moved on: leave for TCG's main loop
+                resd 1
 .trace:         resq 1              ; next free trace record
 .trace_end:     resq 1
 ; callbacks into Python; 0 for none
@@ -38,6 +40,7 @@ struc context
 .wrmsr:         resq 1              ; ()
 .read_cr8:      resq 1              ; () -> value
 .write_cr:      resq 1              ; (number, value) -> go on with Unicorn's own
+.wrote_dr:      resq 1              ; (number)
 .smm:           resq 1              ; (entered)
 .interrupt:     resq 1              ; (vector, error code, is_int, next rip, hardware)
 .translated:    resq 1              ; (pc, size, instructions, flags, cs_base, host)
@@ -70,6 +73,7 @@ struc globals
 .read_cr:       resq 1
 .write_cr:      resq 1
 .rsm:           resq 1
+.set_dr:        resq 1
 endstruc
 
 %define G(field) [$$ + GLOBALS_AT + globals. %+ field]
@@ -82,6 +86,7 @@ HF_INHIBIT_IRQ  equ 1 << 3
 HF_SMM          equ 1 << 19
 HF2_NMI         equ 1 << 2
 IF              equ 0x200
+RF              equ 0x10000
 EXCP_INTERRUPT  equ 0x10000
 TLB_NOTDIRTY    equ 0x400
 ; A TSS that is there: P, and bit 0 of the type, which every TSS type has.  With a task
@@ -105,18 +110,19 @@ FLAGS_IN_TB     equ 0x73100         ; TF, IOPL, RF, VM, AC: part of a block's fl
 ; --- where emu/native.py finds the routines (ENTRIES there, in the same order)
         dw      deliver, deliver_invalid, guard_in, guard_out, guard_insn, exec_interrupt
         dw      count, trace, gen_code, set_page, protect_code, watch_page, watch, debug
-        dw      rdmsr, wrmsr, read_cr, write_cr, rsm
+        dw      rdmsr, wrmsr, read_cr, write_cr, rsm, set_dr
 
 ; UC_HOOK_INTR (uc, vector, context): deliver an exception or INT n; may longjmp.
 ; Unicorn has moved RIP behind a software interrupt by now.  It is put back, so that a fault
 ; of the delivery names the instruction: two bytes, one for INT3 and INTO (vectors 3 and 4;
 ; the rare forms CD 03 and CD 04 are a byte off).
+; A fault pushes RF, so that an instruction breakpoint does not stop its second try.
 align 16
 deliver:
         mov     rax, [rdx + context.env]
         or      dword [rax + ENV_TR_FLAGS], TSS_THERE
         cmp     dword [rax + ENV_EXCEPTION_IS_INT], 0
-        je      .go
+        je      .exception
         mov     rcx, [rax + ENV_EXCEPTION_NEXT_EIP]
         mov     r8d, 2
         lea     r9d, [rsi - 3]
@@ -124,6 +130,11 @@ deliver:
         sbb     r8, 0
         sub     rcx, r8
         mov     [rax + ENV_EIP], rcx
+        jmp     .go
+.exception:
+        bt      dword [not_faults], esi
+        jc      .go
+        or      dword [rax + ENV_EFLAGS], RF
 .go:    cmp     qword [rdx + context.interrupt], 0
         jne     .told
 .do:    mov     rdi, [rdx + context.cpu]
@@ -139,6 +150,9 @@ deliver:
         pop     rdx
         jmp     .do
 
+not_faults:                         ; #DB, #BP, #OF, #DF, #MC
+        dd      1 << 1 | 1 << 3 | 1 << 4 | 1 << 8 | 1 << 18
+
 ; UC_HOOK_INSN_INVALID (uc, context): deliver #UD, say that it is handled.
 align 16
 deliver_invalid:
@@ -146,6 +160,7 @@ deliver_invalid:
         mov     rbx, rsi
         mov     rax, [rbx + context.env]
         or      dword [rax + ENV_TR_FLAGS], TSS_THERE
+        or      dword [rax + ENV_EFLAGS], RF
         cmp     qword [rbx + context.interrupt], 0
         je      .do
         mov     edi, 6
@@ -362,6 +377,7 @@ gen_code:
         REPLACE read_cr, read_cr
         REPLACE write_cr, write_cr
         REPLACE rsm, rsm
+        REPLACE set_dr, set_dr
 .link:  mov     rcx, [rcx + 8]
 .ops:   test    rcx, rcx
         jnz     .op
@@ -650,12 +666,16 @@ rdmsr:
         pop     r11
         jmp     fault_or_return
 align 16
-wrmsr:
+wrmsr:                              ; what it does may ask for an interrupt now
         FIND    rdi, env
         push    r11
         call    [r11 + context.wrmsr]
         pop     r11
-        jmp     fault_or_return
+        cmp     dword [r11 + context.leave], 0
+        je      fault_or_return
+        mov     dword [r11 + context.leave], 0
+        mov     rdi, [r11 + context.cpu]
+        jmp     G(noexc)
 
 ; helper_read_crN (env, number) -> value
 align 16
@@ -667,10 +687,15 @@ read_cr:
 .theirs:
         jmp     G(read_cr)
 
-; helper_write_crN (env, number, value)
+; helper_write_crN (env, number, value).  Nobody cares for a CR3 with no bit above 40 set.
 align 16
 write_cr:
-        FIND    rdi, env
+        cmp     esi, 3
+        jne     .ask
+        mov     rax, rdx
+        shr     rax, 40
+        jz      .theirs
+.ask:   FIND    rdi, env
         push    rdi
         push    rsi
         push    rdx
@@ -686,6 +711,7 @@ write_cr:
         pop     rdi
         test    eax, eax
         jz      fault_or_return
+.theirs:
         jmp     G(write_cr)
 
 ; helper_rsm (env)
@@ -697,3 +723,16 @@ rsm:
         pop     r11
         xor     edi, edi
         jmp     [r11 + context.smm]
+
+; helper_set_dr (env, number, value): may raise #UD itself
+align 16
+set_dr:
+        FIND    rdi, env
+        push    r11
+        push    rsi
+        sub     rsp, 8
+        call    G(set_dr)
+        add     rsp, 8
+        pop     rdi
+        pop     r11
+        jmp     [r11 + context.wrote_dr]

@@ -23,7 +23,7 @@ __all__ = ["CALLBACKS", "Context", "Native"]
 ENTRIES: Final = (
     "deliver", "deliver_invalid", "guard_in", "guard_out", "guard_insn", "exec_interrupt",
     "count", "trace", "gen_code", "set_page", "protect_code", "watch_page", "watch", "debug",
-    "rdmsr", "wrmsr", "read_cr", "write_cr", "rsm")
+    "rdmsr", "wrmsr", "read_cr", "write_cr", "rsm", "set_dr")
 
 #: the globals' words after the list of contexts: symbols of libunicorn
 IMPORTS: Final = (
@@ -33,7 +33,7 @@ IMPORTS: Final = (
     "helper_check_exit_request_x86_64", "breakpoint_handler_x86_64",
     "tcg_gen_code_x86_64", "tlb_set_page_with_attrs_x86_64", "tlb_protect_code_x86_64",
     "helper_rdmsr_x86_64", "helper_wrmsr_x86_64", "helper_read_crN_x86_64",
-    "helper_write_crN_x86_64", "helper_rsm_x86_64")
+    "helper_write_crN_x86_64", "helper_rsm_x86_64", "helper_set_dr_x86_64")
 
 #: functions of libunicorn that are replaced by a routine
 INTERPOSED: Final = {
@@ -52,6 +52,7 @@ CALLBACKS: Final[dict[str, Any]] = {
     "wrmsr": C.CFUNCTYPE(None),
     "read_cr8": C.CFUNCTYPE(_U64),
     "write_cr": C.CFUNCTYPE(_INT, _INT, _U64),
+    "wrote_dr": C.CFUNCTYPE(None, _INT),
     "smm": C.CFUNCTYPE(None, _INT),
     "interrupt": C.CFUNCTYPE(None, _INT, _U32, _INT, _U64, _INT),
     "translated": C.CFUNCTYPE(None, _U64, _U32, _U32, _U32, _U64, _U64),
@@ -67,8 +68,8 @@ class Context(C.Structure):
 
     _fields_ = [("next", _U64), ("uc", _U64), ("tcg", _U64), ("cpu", _U64), ("env", _U64),
                 ("fault", _U32), ("fault_error", _U32), ("limit", _U64), ("request", _U32),
-                ("replaying", _U32), ("watching", _U32), ("patch", _U32), ("trace", _U64),
-                ("trace_end", _U64), *((name, _U64) for name in CALLBACKS)]
+                ("replaying", _U32), ("watching", _U32), ("patch", _U32), ("leave", _U32),
+                ("trace", _U64), ("trace_end", _U64), *((name, _U64) for name in CALLBACKS)]
 
 
 class Native:

@@ -511,6 +511,16 @@ class Machine:
         pic = self.board.pic
         return pic.acknowledge() if pic.output_level else -1
 
+    def read_cr8(self) -> int:
+        """The task priority (emu.cpu.Bus)."""
+        return 0
+
+    def write_cr8(self, value: int) -> None:
+        """The task priority (emu.cpu.Bus)."""
+
+    def smm_changed(self, active: bool) -> None:
+        """SMIACT# (emu.cpu.Bus)."""
+
     # -- what the run-state manager does to us
     def _freeze(self) -> None:
         self.clock.freeze()

@@ -23,6 +23,8 @@ class Pins:
         self.reads: dict[int, int] = {}
         self.vectors: list[int] = []
         self.tsc = 0
+        self.cr8 = 0
+        self.smm: list[bool] = []
 
     def port_read(self, port: int, size: int) -> int:
         return self.reads.get(port, (1 << 8 * size) - 1)
@@ -41,6 +43,15 @@ class Pins:
 
     def time_stamp(self) -> int:
         return self.tsc
+
+    def read_cr8(self) -> int:
+        return self.cr8
+
+    def write_cr8(self, value: int) -> None:
+        self.cr8 = value
+
+    def smm_changed(self, active: bool) -> None:
+        self.smm.append(active)
 
 
 def make(ram: int = RAM) -> tuple[X86Cpu, Pins]:
