@@ -11,7 +11,6 @@ volumes 2 and 3A, AMD APM volume 2 (SYSCALL in compatibility and legacy mode).
 
 from __future__ import annotations
 
-import ctypes
 import enum
 from typing import NamedTuple, Protocol
 
@@ -19,6 +18,8 @@ from emu.breakpoints import Breakpoints
 from emu.engine import INTERRUPT_HARD, INTERRUPT_NMI, INTERRUPT_SMI, Engine
 from emu.layout import ENV
 from emu.memory import Memory
+from emu.models import AMD_ALIASES, WORDS, CpuModel, resolve
+from emu.msr import MsrFile
 
 __all__ = ["Bus", "Segment", "Stop", "X86Cpu"]
 
@@ -35,6 +36,15 @@ class Bus(Protocol):
     def read_cr8(self) -> int:
         """The task priority, 0 to 15."""
     def write_cr8(self, value: int) -> None: ...
+    def read_apic_msr(self, number: int) -> int | None:
+        """IA32_APIC_BASE, IA32_TSC_DEADLINE and the x2APIC's; None: #GP."""
+    def write_apic_msr(self, number: int, value: int) -> bool:
+        """False: #GP."""
+    def set_time_stamp(self, value: int) -> None: ...
+    def hyperv_crash(self, args: tuple[int, int, int, int, int]) -> None:
+        """The guest told of its crash by the Hyper-V crash registers."""
+    def reference_ns(self) -> int:
+        """Virtual time since power-on."""
     def smm_changed(self, active: bool) -> None:
         """SMIACT#: SMRAM is to be seen, or no longer."""
 
@@ -71,9 +81,14 @@ _WORDS |= {f"cr{i}": ENV["cr"] // 8 + i for i in (0, 2, 3, 4)}
 _WORDS |= {f"dr{i}": ENV["dr"] // 8 + i for i in range(8)}
 _WORDS |= {"rip": ENV["eip"] // 8, "efer": ENV["efer"] // 8, "star": ENV["star"] // 8,
            "lstar": ENV["lstar"] // 8, "cstar": ENV["cstar"] // 8, "fmask": ENV["fmask"] // 8,
-           "kernelgsbase": ENV["kernelgsbase"] // 8}
+           "kernelgsbase": ENV["kernelgsbase"] // 8, "pat": ENV["pat"] // 8,
+           "smbase": ENV["smbase"] // 8, "fs_base": _SEGMENTS["fs"] // 8 + 1,
+           "gs_base": _SEGMENTS["gs"] // 8 + 1, "sysenter_esp": ENV["sysenter_esp"] // 8,
+           "sysenter_eip": ENV["sysenter_eip"] // 8}
 #: the same for 32-bit words
-_DWORDS = {"hflags": ENV["hflags"] // 4, "mxcsr": ENV["mxcsr"] // 4}
+_DWORDS = {"hflags": ENV["hflags"] // 4, "hflags2": ENV["hflags2"] // 4,
+           "mxcsr": ENV["mxcsr"] // 4, "tsc_aux": ENV["tsc_aux"] // 4,
+           "sysenter_cs": ENV["sysenter_cs"] // 4}
 #: and for those that Unicorn computes, by its own register numbers
 _COMPUTED = {"fpsw": 31, "fpcw": 246, "fptag": 247}
 
@@ -95,7 +110,8 @@ _HF2_NMI = 1 << 2           # NMIs are blocked until IRET
 # RFLAGS
 _CF_TO_OF, _IF, _DF_BIT, _VM, _RF = 0x8D5, 0x200, 0x400, 0x20000, 0x10000
 _CC_OP_EFLAGS = 1
-_EFER_SCE, _EFER_LME, _EFER_LMA = 1, 1 << 8, 1 << 10
+_EFER_SCE, _EFER_LME, _EFER_LMA, _EFER_NXE = 1, 1 << 8, 1 << 10, 1 << 11
+_CPUID_APIC = 1 << 9
 _CR0_PE, _CR0_NW, _CR0_CD, _CR0_PG = 1, 1 << 29, 1 << 30, 1 << 31
 _CR4_TSD, _CR4_PAE = 4, 1 << 5
 _UD, _GP, _PF = 6, 13, 14
@@ -103,16 +119,6 @@ _UD, _GP, _PF = 6, 13, 14
 # Flat segments that SYSCALL and SYSENTER load (flags as in a descriptor)
 _CODE64, _CODE32, _DATA = 0x00A09B00, 0x00C09B00, 0x00C09300
 
-#: CPUID policy: (leaf, register) -> bits that are not there, because we have no such device
-#: or because they would break determinism
-_CPUID_CLEAR = {
-    (1, "edx"): 1 << 9,                                  # APIC
-    (1, "ecx"): 1 << 3 | 1 << 21 | 1 << 24 | 1 << 30 | 1 << 31,
-    # MONITOR, x2APIC, TSC deadline, RDRAND, hypervisor
-    (7, "ebx"): 1 << 18,                                 # RDSEED
-    (0x80000001, "ecx"): 1 << 2,                         # SVM
-}
-_CPUID_SET = {(0x80000007, "edx"): 1 << 8}               # the TSC is invariant
 #: CR4: (bit, CPUID leaf, register EAX to EDX, the feature's bit that it comes with)
 _CR4_BITS = (
     (0, 1, 3, 1), (1, 1, 3, 1), (2, 1, 3, 4), (3, 1, 3, 2), (4, 1, 3, 3), (5, 1, 3, 6),
@@ -121,19 +127,20 @@ _CR4_BITS = (
     (20, 7, 1, 7), (21, 7, 1, 20), (22, 7, 2, 3))
 #: what `Engine.reset` leaves: no guest can load this (LTR of a null selector gives limit 0)
 _TR_AFTER_RESET = Segment(0, 0, 0xFFFF, 0x8900)
-_CPUID_REGISTERS = ("eax", "ebx", "ecx", "edx")
 _CPUID_WORDS = (_RAX, _RBX, _RCX, _RDX)
 
 
 class X86Cpu:
     """One processor on one engine."""
 
-    def __init__(self, bus: Bus, ram_size: int) -> None:
+    def __init__(self, bus: Bus, ram_size: int, model: CpuModel | None = None) -> None:
         self._bus = bus
         self._port_read = bus.port_read
         self._port_write = bus.port_write
-        self._engine = Engine(self)
+        self.model = model = model or resolve("qemu64")
+        self._engine = Engine(self, model.unicorn)
         self._q, self._d = self._engine.q, self._engine.d
+        self._take_model(model)
         self.memory = Memory(self._engine, ram_size)
         #: changed between slices only
         self.breakpoints = Breakpoints(
@@ -147,6 +154,7 @@ class X86Cpu:
         self._line = False
         self._a20 = True
         self._cr4_bits = self._known_cr4_bits()
+        self.msrs = MsrFile(self, self.has)
         self.reset()
 
     # -- running
@@ -159,7 +167,10 @@ class X86Cpu:
         if self._resume_at >= 0:
             at, self._resume_at = self._resume_at, -1
             if at == self.linear_rip and at in self.breakpoints.code:
-                return self._run_past_breakpoint(at)
+                why = self._step_past_breakpoint(at)
+                if why is not Stop.BUDGET or budget == 1:
+                    return why
+                budget -= 1
         engine = self._engine
         if self._stale:
             self._stale = False
@@ -185,7 +196,7 @@ class X86Cpu:
             return Stop.BUDGET if begun > budget and not self._kicked else Stop.KICK
         return Stop.HALT if engine.halted.value else Stop.TRIPLE_FAULT
 
-    def _run_past_breakpoint(self, address: int) -> Stop:
+    def _step_past_breakpoint(self, address: int) -> Stop:
         """One instruction, although there is a breakpoint at it."""
         self._set_breakpoint(address, False)
         try:
@@ -271,6 +282,10 @@ class X86Cpu:
     def _reset(self, *, init: bool) -> None:
         smm = self._d[_HFLAGS] & _HF_SMM
         self._engine.reset(init=init)
+        if init:
+            self.msrs.init_reset()
+        else:
+            self.msrs.reset()
         self._set_request(INTERRUPT_HARD, self._line)
         self.breakpoints.debug_registers_changed()
         self._resume_at = -1
@@ -356,6 +371,16 @@ class X86Cpu:
             return self._d[_DWORDS[name]]
         return self._engine.read_register(_COMPUTED[name]) & 0xFFFF
 
+    def write_state(self, name: str, value: int) -> None:
+        """Set an MSR that is part of the state, as WRMSR does once it has looked at the value."""
+        if name in _DWORDS:
+            self._d[_DWORDS[name]] = value
+        else:
+            changed = self._q[_WORDS[name]] ^ value
+            self._q[_WORDS[name]] = value
+            if name == "efer" and changed & _EFER_NXE:
+                self._engine.flush_tlb()
+
     def write(self, name: str, value: int) -> None:
         """Set a general register, rip or eflags between slices.  KeyError for another."""
         if name in _GPR or name == "rip":
@@ -397,6 +422,7 @@ class X86Cpu:
         words = [self.read(n) for n in (*_WORDS, "eflags", *_DWORDS)]
         for name in _SEGMENTS:
             words += self.segment(name)
+        words += [value for _number, value in sorted(self.msrs.values.items())]
         return b"".join(w.to_bytes(8, "little") for w in words)
 
     # -- what the engine asks (emu.engine.Handler)
@@ -502,17 +528,54 @@ class X86Cpu:
 
     def cpuid_leaf(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
         """What CPUID gives in EAX, EBX, ECX, EDX."""
-        out = (ctypes.c_uint32 * 4)()
-        at = ctypes.addressof(out)
-        self._engine.lib.cpuid(self._engine.env, leaf, subleaf, at, at + 4, at + 8, at + 12)
-        eax, ebx, ecx, edx = (
-            value & ~_CPUID_CLEAR.get((leaf, name), 0) | _CPUID_SET.get((leaf, name), 0)
-            for name, value in zip(_CPUID_REGISTERS, out, strict=True))
+        if leaf >> 28 == 4 and self.has("hypervisor"):
+            return hypervisor_leaf(leaf, self.model)
+        eax, ebx, ecx, edx = self._engine.cpuid(leaf, subleaf)
+        if leaf in (1, 0x8000_0001):
+            base = self._bus.read_apic_msr(0x1B)
+            if base is None or not base & 1 << 11:
+                edx &= ~_CPUID_APIC
+        elif 0x8000_0002 <= leaf <= 0x8000_0004 and "model-id" in self.model.texts:
+            at = leaf - 0x8000_0002 << 4
+            text = self.model.texts["model-id"].encode()[:47].ljust(48, b"\0")[at:at + 16]
+            eax, ebx, ecx, edx = (int.from_bytes(text[i:i + 4], "little") for i in (0, 4, 8, 12))
         return eax, ebx, ecx, edx
+
+    def _take_model(self, model: CpuModel) -> None:
+        """Make the engine show and translate what *model* says."""
+        d, q, at = self._d, self._q, ENV["features"] // 8
+        words = model.words({word.number: q[at + word.number] for word in WORDS})
+        if "vendor" in model.texts:
+            vendor = model.texts["vendor"].encode()
+            for i in range(3):
+                d[ENV["cpuid_vendor1"] // 4 + i] = int.from_bytes(vendor[4 * i:4 * i + 4], "little")
+        self.vendor = b"".join(d[ENV["cpuid_vendor1"] // 4 + i].to_bytes(4, "little")
+                               for i in range(3)).decode("latin-1")
+        if self.vendor == "AuthenticAMD":
+            words[6] |= words[0] & AMD_ALIASES
+        for index, value in words.items():
+            q[at + index] = value
+        d[ENV["cpuid_version"] // 4] = model.version(d[ENV["cpuid_version"] // 4])
+        for name in ("level", "xlevel"):
+            if name in model.numbers:
+                d[ENV["cpuid_" + name] // 4] = model.numbers[name]
+        if model.name in ("qemu64", "max") and "level" not in model.numbers:
+            d[ENV["cpuid_level"] // 4] = 0xD
+        self._features = {name for word in WORDS for bit, name in enumerate(word.names)
+                          if words[word.number] >> bit & 1}
+
+    def has(self, feature: str) -> bool:
+        """Whether the model has a feature: QEMU's names, and a few groups of them."""
+        if feature in ("vendor-amd", "vendor-intel"):
+            return self.vendor == {"vendor-amd": "AuthenticAMD",
+                                   "vendor-intel": "GenuineIntel"}[feature]
+        if feature == "hyperv":
+            return bool(self.model.hyperv)
+        return feature in self._features or feature in self.model.hyperv
 
     def _known_cr4_bits(self) -> int:
         """CR4's bits that are not reserved: each comes with a feature."""
-        leaves = {leaf: self.cpuid_leaf(leaf, 0) for leaf in (1, 7)}
+        leaves = {leaf: self._engine.cpuid(leaf, 0) for leaf in (1, 7)}
         return sum(1 << bit for bit, leaf, register, feature in _CR4_BITS
                    if leaves[leaf][register] >> feature & 1)
 
@@ -531,13 +594,45 @@ class X86Cpu:
 
     def rdmsr(self) -> None:
         q = self._q
-        value = self._engine.read_msr(q[_RCX] & 0xFFFF_FFFF)
-        q[_RAX], q[_RDX] = value & 0xFFFF_FFFF, value >> 32
+        value = self.msrs.read(q[_RCX] & 0xFFFF_FFFF)
+        if value is None:
+            self._engine.fault(_GP)
+        else:
+            q[_RAX], q[_RDX] = value & 0xFFFF_FFFF, value >> 32
 
     def wrmsr(self) -> None:
-        q = self._q
-        self._engine.write_msr(q[_RCX] & 0xFFFF_FFFF,
-                               q[_RAX] & 0xFFFF_FFFF | (q[_RDX] & 0xFFFF_FFFF) << 32)
+        q, engine = self._q, self._engine
+        if not self.msrs.write(q[_RCX] & 0xFFFF_FFFF,
+                               q[_RAX] & 0xFFFF_FFFF | (q[_RDX] & 0xFFFF_FFFF) << 32):
+            engine.fault(_GP)
+        elif engine.context.request:
+            self._end_instruction(b"\x0f\x30")
+
+    def _end_instruction(self, opcode: bytes) -> None:
+        """An interrupt was asked for: take it behind this instruction, not at the block's end."""
+        code = self.read_virtual(self.linear_rip, 15)
+        if code is not None and opcode in code:
+            self._q[_EIP] += code.index(opcode) + len(opcode)
+            self._engine.context.leave = 1
+
+    # -- what the MSRs ask (emu.msr.Processor)
+    def time_stamp(self) -> int:
+        return self._bus.time_stamp()
+
+    def set_time_stamp(self, value: int) -> None:
+        self._bus.set_time_stamp(value)
+
+    def read_apic_msr(self, number: int) -> int | None:
+        return self._bus.read_apic_msr(number)
+
+    def write_apic_msr(self, number: int, value: int) -> bool:
+        return self._bus.write_apic_msr(number, value)
+
+    def hyperv_crash(self, args: tuple[int, int, int, int, int]) -> None:
+        self._bus.hyperv_crash(args)
+
+    def reference_ns(self) -> int:
+        return self._bus.reference_ns()
 
     def read_cr8(self) -> int:
         return self._bus.read_cr8()
@@ -589,3 +684,33 @@ class X86Cpu:
 
     def write_protected(self, address: int, size: int, value: int) -> None:
         self.memory.write_protected(address, value.to_bytes(size, "little"))
+
+
+def hypervisor_leaf(leaf: int, model: CpuModel) -> tuple[int, int, int, int]:
+    """CPUID 0x40000000 and up: as QEMU's TCG, or Hyper-V's when there are enlightenments."""
+    hyperv = model.hyperv
+    if not hyperv:
+        return (0x4000_0001, *_signature("TCGTCGTCGTCG")) if leaf == 0x4000_0000 else (0, 0, 0, 0)
+    if leaf == 0x4000_0000:
+        return (0x4000_0006, *_signature(model.texts.get("hv-vendor-id", "Microsoft Hv")))
+    if leaf == 0x4000_0001:
+        return 0x3123_7648, 0, 0, 0                         # "Hv#1"
+    if leaf == 0x4000_0002:
+        return 0x3839, 0x000A_0000, 0, 0                    # build, version 10.0
+    if leaf == 0x4000_0003:                                 # what the guest may use
+        eax = sum(bits for name, bits in (("hv-time", 1 << 1 | 1 << 9), ("hv-vpindex", 1 << 6),
+                                          ("hv-frequencies", 1 << 11)) if name in hyperv)
+        edx = sum(bits for name, bits in (("hv-crash", 1 << 10), ("hv-frequencies", 1 << 8))
+                  if name in hyperv)
+        return eax | 1 << 5, 0, 0, edx
+    if leaf == 0x4000_0004:                                 # what it had better do
+        return (1 << 5 if "hv-relaxed" in hyperv else 0, 0xFFFF_FFFF, 0, 0)
+    if leaf == 0x4000_0005:
+        return 1, 1, 0, 0                                   # virtual and logical processors
+    return 0, 0, 0, 0
+
+
+def _signature(text: str) -> tuple[int, int, int]:
+    data = text.encode()[:12].ljust(12, b"\0")
+    ebx, ecx, edx = (int.from_bytes(data[i:i + 4], "little") for i in (0, 4, 8))
+    return ebx, ecx, edx

@@ -42,7 +42,7 @@ _HOOK_INSN_INVALID = 1 << 14
 _INS = {"in": 218, "out": 500, "syscall": 699, "sysenter": 700, "cpuid": 113,
         "rdtsc": 608, "rdtscp": 609}
 _CTL_WRITE = 1 << 30
-_CTL_USE_EXITS, _CTL_EXITS, _CTL_TB_FLUSH, _CTL_TCG_BUFFER_SIZE = 4, 6, 10, 13
+_CTL_USE_EXITS, _CTL_EXITS, _CTL_CPU_MODEL, _CTL_TB_FLUSH, _CTL_TCG_BUFFER_SIZE = 4, 6, 7, 10, 13
 _PROT_READ, _PROT_ALL, _PROT_READ_EXEC = 1, 7, 5
 _REG_GPR = (35, 38, 40, 37, 44, 36, 43, 39, *range(106, 114))  # RAX RCX RDX RBX RSP RBP RSI RDI R8…
 _REG_ST0, _REG_XMM0 = 114, 122
@@ -237,7 +237,8 @@ class Engine:
     - `interrupt_request`, `halted`, `counter`, `budget`: single fields.
     """
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, model: int) -> None:
+        """*model* is Unicorn's number of a CPU model."""
         lib = self.lib = _load()
         handle = _P()
         self._check(lib.uc_open(_ARCH_X86, _MODE_64, C.byref(handle)))
@@ -249,6 +250,7 @@ class Engine:
         self.io_weight = 0
         self._keep: list[Any] = []
         self._mapped: dict[int, Any] = {}
+        self._ctl(_CTL_WRITE | 1 << 26 | _CTL_CPU_MODEL, _INT(model))
         self._ctl(_CTL_WRITE | 1 << 26 | _CTL_TCG_BUFFER_SIZE, _U32(CODE_BUFFER_SIZE))
         self._ctl(_CTL_WRITE | 1 << 26 | _CTL_USE_EXITS, _INT(1))
         self._ctl(_CTL_WRITE | 2 << 26 | _CTL_EXITS, _P(None), _SIZE(0))
@@ -293,7 +295,7 @@ class Engine:
                            ("debug_excp_handler", "breakpoint_handler_x86_64")):
             if _peek64(self._class + CC[slot]) != lib.address(name):
                 raise UnknownEngine(f"CPUClass.{slot} is elsewhere")
-        size = ENV["end_reset_fields"]
+        size = ENV["end"]
         view = memoryview((C.c_char * size).from_address(self.env)).cast("B")
         self.b = view
         self.q = view.cast("Q")
@@ -342,6 +344,10 @@ class Engine:
         if found != (0xFFFF0FF0, 0x400, 0xFFFF_FFFF, 0xFFF0, 0xF000, 2, 0x1F80, 0):
             raise UnknownEngine("after cpu_reset the state reads "
                                 + " ".join(f"{v:#x}" for v in found))
+        leaf = self.cpuid(1, 0)
+        if (self.d[ENV["cpuid_version"] // 4] != leaf[0]
+                or self.d[ENV["features"] // 4] | 1 << 9 != leaf[3] | 1 << 9):
+            raise UnknownEngine("the CPUID words are elsewhere")
         lib.update_cr4(self.env, 0)     # cpu_reset leaves 0x50200 there
         if self.q[ENV["cr"] // 8] != 0x6000_0010 or self.q[ENV["cr"] // 8 + 4] != 0:
             raise UnknownEngine("CR0 or CR4 is elsewhere")
@@ -611,6 +617,13 @@ class Engine:
         self.context.fault = 0x100 | vector
 
     # -- state
+    def cpuid(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
+        """Unicorn's own CPUID: EAX, EBX, ECX, EDX."""
+        out = (_U32 * 4)()
+        at = C.addressof(out)
+        self.lib.cpuid(self.env, leaf, subleaf, at, at + 4, at + 8, at + 12)
+        return out[0], out[1], out[2], out[3]
+
     def reset(self, *, init: bool = False) -> None:
         """The processor's RESET, or INIT, which leaves FPU, SSE and most MSRs."""
         (self.lib.cpu_init if init else self.lib.cpu_reset)(self.cpu)
@@ -677,6 +690,10 @@ class Engine:
             self.lib.breakpoint_insert(self.cpu, address, _BP_GDB, None)
         else:
             self.lib.breakpoint_remove(self.cpu, address, _BP_GDB)
+
+    def flush_tlb(self) -> None:
+        """Forget every translation of an address."""
+        self.lib.tlb_flush(self.cpu)
 
     def watch(self, on: bool) -> None:
         """Ask `watch_page` at each page that is touched first, `watch` in those it names."""

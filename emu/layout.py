@@ -21,6 +21,8 @@ ENV: Final = {
     "star": 4824, "lstar": 4840, "cstar": 4848, "fmask": 4856, "kernelgsbase": 4864,
     "tsc_aux": 4896, "pat": 5280, "smbase": 5288, "error_code": 5384, "exception_is_int": 5388,
     "exception_next_eip": 5392, "dr": 5400, "old_exception": 5496, "end_reset_fields": 5568,
+    "cpuid_level": 5604, "cpuid_xlevel": 5608, "cpuid_vendor1": 5616, "cpuid_version": 5628,
+    "features": 5632, "end": 5632 + 34 * 8,
 }
 SEGMENT_SIZE: Final = 24        # u32 selector, u64 base at 8, u32 limit, u32 flags
 

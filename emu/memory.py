@@ -90,6 +90,40 @@ class Memory:
         self._regions = [r for r in self._regions if (r.start, r.end) != (address, end)]
         self._mmio = [m for m in self._mmio if (m[0], m[1]) != (address, end)]
 
+    def overlay(self, address: int, length: int, read: MmioRead, write: MmioWrite) -> bool:
+        """Let a device answer a part of a hole, until `unveil`.
+
+        False, and nothing changes, when something else than a hole is there.
+        """
+        if not self._carve(address, length):
+            return False
+        self.map_mmio(address, length, read, write)
+        return True
+
+    def overlay_ram(self, address: int, length: int, offset: int) -> bool:
+        """Show RAM in a part of a hole, until `unveil`."""
+        if not self._carve(address, length):
+            return False
+        self.map_ram(address, length, offset)
+        return True
+
+    def unveil(self, address: int, length: int) -> None:
+        """Take an overlay away: the hole is there again."""
+        self.unmap(address, length)
+        self.map_mmio(address, length, _open_bus_read, _open_bus_write)
+
+    def _carve(self, address: int, length: int) -> bool:
+        """Make room in the hole that holds this range."""
+        end = address + length
+        for start, stop, read, _ in self._mmio:
+            if start <= address and end <= stop and read is _open_bus_read:
+                self.unmap(start, stop - start)
+                for low, high in ((start, address), (end, stop)):
+                    if low < high:
+                        self.map_mmio(low, high - low, _open_bus_read, _open_bus_write)
+                return True
+        return False
+
     def fill_holes(self) -> None:
         """Map all that is not mapped yet as an open bus."""
         taken = sorted([(r.start, r.end) for r in self._regions]

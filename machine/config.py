@@ -33,6 +33,10 @@ class MachineConfig:
     ram_mb: int = 128
     #: the firmware image, a multiple of 64 KiB; None for the bundled one
     bios: bytes | None = None
+    #: the processor, as `-cpu` writes it: a model and its changes
+    cpu: str = "qemu64"
+    #: system management mode
+    smm: bool = True
     #: end every translation block after one instruction
     one_insn_per_tb: bool = False
     #: None: guest time is wall time.  N: deterministic, 2**N ns for each instruction

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from emu.cpu import Stop, X86Cpu
 from emu.engine import EngineError
+from emu.models import ModelError, resolve
 from machine.clock import NS_PER_SECOND, Clock
 from machine.config import MachineConfig
 from machine.events import Event, EventBus
@@ -35,6 +36,7 @@ from machine.ports import PortBus
 from machine.runstate import (
     Actions,
     Effects,
+    HyperVPanicInformation,
     MachineError,
     MachineLeft,
     PanicAction,
@@ -104,7 +106,12 @@ class Machine:
         self.ports = PortBus()
         self.port_read = self.ports.read    # emu.cpu.Bus
         self.port_write = self.ports.write
-        self.cpu = X86Cpu(self, config.ram_mb << 20)
+        try:
+            model = resolve(config.cpu)
+        except ModelError as error:
+            raise ConfigError(str(error)) from None
+        self.cpu = X86Cpu(self, config.ram_mb << 20, model)
+        self._tsc_offset = 0
         if self.deterministic:
             self.cpu.io_weight = -(-IO_NS // self._block_ns)
             self.clock = Clock(self._counted_ns, self._deadline_armed)
@@ -127,10 +134,11 @@ class Machine:
                 wake_devices=lambda reason: self.board.wake(reason),
                 wake_enabled=lambda reason: self.board.pm.wake_enabled(reason.value),
                 power_button=lambda: self.board.pm.power_button(),
-                inject_nmi=self._no_nmi_yet, leave=self._leave),
+                inject_nmi=lambda: self.board.inject_nmi(), leave=self._leave),
             bus=self.events, actions=_actions(config))
         self.board = PcBoard(config, self.cpu, self.ports, self.clock, self.rtc_clock,
-                             self._rtc_base_ns(config.rtc_base), self.runstate)
+                             self._rtc_base_ns(config.rtc_base), self.runstate,
+                             self.time_stamp, lambda tsc: tsc - self._tsc_offset)
         self.runstate.add_suspend_listener(self.board.suspended)
         self._freeze()
         self.board.reset()
@@ -370,6 +378,7 @@ class Machine:
             self.rtc_clock.fire_due()
         if self.runstate.pending:
             return True
+        self.board.serve_init()
         deadline = self._deadline(end)
         if self.cpu.halted and not self.cpu.wakeable:
             if self.deterministic and end is None and not self.cpu.interrupts_enabled:
@@ -502,24 +511,48 @@ class Machine:
             moment = moment.replace(tzinfo=datetime.UTC)
         return int(moment.timestamp()) * NS_PER_SECOND
 
+    # -- the processor's pins (emu.cpu.Bus)
     def time_stamp(self) -> int:
-        """The TSC: 1 GHz (emu.cpu.Bus)."""
+        """The TSC: 1 GHz."""
+        return self.clock.now_ns() + self._tsc_offset & 0xFFFF_FFFF_FFFF_FFFF
+
+    def set_time_stamp(self, value: int) -> None:
+        """WRMSR to the TSC."""
+        self._tsc_offset = value - self.clock.now_ns()
+        self.board.local_apic.tsc_changed()
+
+    def reference_ns(self) -> int:
+        """The Hyper-V reference time."""
         return self.clock.now_ns()
 
     def acknowledge_interrupt(self) -> int:
-        """The i8259's INTA cycle (emu.cpu.Bus)."""
-        pic = self.board.pic
-        return pic.acknowledge() if pic.output_level else -1
+        """The acknowledge cycle."""
+        return self.board.local_apic.acknowledge()
 
     def read_cr8(self) -> int:
-        """The task priority (emu.cpu.Bus)."""
-        return 0
+        """The task priority."""
+        return self.board.local_apic.read_cr8()
 
     def write_cr8(self, value: int) -> None:
-        """The task priority (emu.cpu.Bus)."""
+        """The task priority."""
+        self.board.local_apic.write_cr8(value)
+
+    def read_apic_msr(self, number: int) -> int | None:
+        """The local APIC's MSRs."""
+        return self.board.local_apic.read_msr(number)
+
+    def write_apic_msr(self, number: int, value: int) -> bool:
+        """The local APIC's MSRs."""
+        return self.board.local_apic.write_msr(number, value)
 
     def smm_changed(self, active: bool) -> None:
-        """SMIACT# (emu.cpu.Bus)."""
+        """SMIACT#."""
+        self.board.smm_changed(active)
+
+    def hyperv_crash(self, args: tuple[int, int, int, int, int]) -> None:
+        """The guest tells of its crash by the Hyper-V registers."""
+        self.runstate.guest_panicked(HyperVPanicInformation(*args))
+        self.cpu.kick()
 
     # -- what the run-state manager does to us
     def _freeze(self) -> None:
@@ -537,9 +570,6 @@ class Machine:
 
     def _resume_cpu(self) -> None:
         self._cpu_running = True
-
-    def _no_nmi_yet(self) -> None:
-        _log.warning("NMI: this processor does not take one yet")
 
     def _leave(self, exit_code: int) -> None:
         _log.debug("leaving with exit code %d", exit_code)

@@ -2,9 +2,10 @@
 
 Only this file knows which device sits at which port and whose line ends where:
 
-    devices -> i8259 pair -> INTR          PIIX4 PM -> SCI (IRQ 9), run-state requests
+    devices -> i8259 pair -> LINT0         PIIX4 PM -> SCI (IRQ 9), run-state requests
     i8254 channel 0 -> IRQ 0               i8042, port 92, 0xcf9 -> reset request
     i8042 -> IRQ 1, 12                     i440FX PAM -> what is seen at 0xc0000-0xfffff
+    devices -> I/O APIC -> local APIC -> INTR, NMI, SMI#, INIT
     16550 -> IRQ 4, 3                      MC146818 -> IRQ 8, wake-up from S3
 
 Memory as on QEMU's "pc": RAM below 3.5 GiB and above 4 GiB, the firmware image
@@ -13,6 +14,7 @@ ending at 4 GiB, its last 128 KiB also below 1 MiB.
 
 from __future__ import annotations
 
+import logging
 import mmap
 from collections.abc import Callable
 
@@ -26,6 +28,9 @@ from machine.devices.i440fx import I440fx
 from machine.devices.i8042 import I8042
 from machine.devices.i8254 import I8254
 from machine.devices.i8259 import I8259Pair
+from machine.devices.ioapic import BASE as IOAPIC_BASE
+from machine.devices.ioapic import IoApic
+from machine.devices.local_apic import LocalApic
 from machine.devices.mc146818 import Mc146818
 from machine.devices.pci import PciBus
 from machine.devices.piix3 import Piix3Isa
@@ -36,8 +41,11 @@ from machine.devices.pvpanic import PvpanicIsa
 from machine.devices.serial16550 import Serial16550
 from machine.ports import PortBus
 from machine.runstate import RunStateManager, ShutdownCause, WakeupReason
+from machine.wiring import Line
 
 __all__ = ["PcBoard", "ConfigError"]
+
+_guest = logging.getLogger("snooze.guest")
 
 LOW_RAM_LIMIT = 0xE000_0000         # RAM beyond this many bytes sits above 4 GiB
 FOUR_GIB = 1 << 32
@@ -46,6 +54,7 @@ SHADOW_BASE, SHADOW_END = 0xC0000, 0x100000
 CMOS_SHUTDOWN_STATUS, SHUTDOWN_S3_RESUME = 0x0F, 0xFE
 SERIAL_PORTS = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
 SCI_IRQ = 9
+SMRAM_BASE, SMRAM_SIZE = 0xA0000, 0x20000
 
 #: fw_cfg selector keys (QEMU docs/specs/fw_cfg.rst)
 FW_CFG_RAM_SIZE, FW_CFG_NB_CPUS, FW_CFG_MAX_CPUS, FW_CFG_NOGRAPHIC = 0x03, 0x05, 0x0F, 0x04
@@ -59,7 +68,8 @@ class PcBoard:
     """The devices of one PC and what connects them."""
 
     def __init__(self, config: MachineConfig, cpu: X86Cpu, ports: PortBus, clock: Clock,
-                 rtc_clock: Clock, rtc_ns_at_zero: int, runstate: RunStateManager) -> None:
+                 rtc_clock: Clock, rtc_ns_at_zero: int, runstate: RunStateManager,
+                 tsc: Callable[[], int], tsc_ns: Callable[[int], int]) -> None:
         self.cpu = cpu
         self.ports = ports
         self.clock = clock
@@ -67,8 +77,22 @@ class PcBoard:
         self._map_memory(config)
 
         reset = self._asking(lambda: runstate.request_reset(ShutdownCause.GUEST_RESET))
-        self.pic = I8259Pair(output=cpu.set_interrupt)
-        irq = self.pic.line
+        self._smram = (False, False)
+        self._smm = False
+        self._smram_shown = False
+        self._apic_page: int | None = None
+        self._init_wanted = False
+        self.ioapic = IoApic(deliver=self._interrupt_message)
+        cpu.memory.overlay(IOAPIC_BASE, 0x1000, self.ioapic.mmio_read,
+                           lambda offset, size, value: self.ioapic.mmio_write(offset, size, value))
+        self.local_apic = LocalApic(
+            clock=clock, tsc=tsc, tsc_ns=tsc_ns, output=cpu.set_interrupt, nmi=cpu.raise_nmi,
+            smi=cpu.raise_smi, init=self._init, start_up=lambda vector: None,
+            extint=lambda: self.pic.acknowledge() if self.pic.output_level else -1,
+            broadcast_eoi=self.ioapic.eoi, moved=self._apic_moved,
+            x2apic=cpu.has("x2apic"), tsc_deadline=cpu.has("tsc-deadline"))
+        self.pic = I8259Pair(output=lambda level: self.local_apic.lint(0, level))
+        irq = self.isa_line
         ports.add(0x20, 2, self.pic.master_read, self.pic.master_write, name="i8259 master")
         ports.add(0xA0, 2, self.pic.slave_read, self.pic.slave_write, name="i8259 slave")
         ports.add(0x4D0, 2, self.pic.elcr_read, self.pic.elcr_write, name="ELCR")
@@ -109,9 +133,10 @@ class PcBoard:
             self._add_device(spec)
         self.pm.machine_ready()
         self._resets = [
-            self.pic.reset, self.pit.reset, self.port61.reset, self.rtc.reset,
-            self.keyboard.reset, self.port92.reset, self.i440fx.reset, self.piix3.reset,
-            self.pm.reset, self.fw_cfg.reset, *(serial.reset for serial in self.serials)]
+            self.ioapic.reset, self.local_apic.reset, self.pic.reset, self.pit.reset,
+            self.port61.reset, self.rtc.reset, self.keyboard.reset, self.port92.reset,
+            self.i440fx.reset, self.piix3.reset, self.pm.reset, self.fw_cfg.reset,
+            *(serial.reset for serial in self.serials)]
 
     # -- memory
     def _map_memory(self, config: MachineConfig) -> None:
@@ -161,6 +186,83 @@ class PcBoard:
                            absorb=memory.load if state & 2 else None)
         self.cpu.forget_code()
 
+    # -- system management mode
+    def _smram_changed(self, always: bool, in_smm: bool) -> None:
+        self._smram = always, in_smm
+        self._show_smram()
+
+    def smm_changed(self, active: bool) -> None:
+        """SMIACT#, from the processor."""
+        self._smm = active
+        self._show_smram()
+
+    def _show_smram(self) -> None:
+        """0xa0000 to 0xbffff: the video memory's place, or RAM."""
+        always, in_smm = self._smram
+        shown = always or in_smm and self._smm
+        if shown == self._smram_shown:
+            return
+        self._smram_shown = shown
+        memory = self.cpu.memory
+        if shown:
+            memory.overlay_ram(SMRAM_BASE, SMRAM_SIZE, SMRAM_BASE)
+        else:
+            memory.unveil(SMRAM_BASE, SMRAM_SIZE)
+        self.cpu.forget_code()
+
+    # -- interrupts
+    def isa_line(self, irq: int) -> Line:
+        """An ISA interrupt: at the i8259s, and at the I/O APIC, where 0 comes at pin 2."""
+        pic, ioapic = self.pic.line(irq), self.ioapic.line(2 if irq == 0 else irq)
+
+        def drive(level: bool) -> None:
+            pic(level)
+            ioapic(level)
+
+        return drive
+
+    def gsi_line(self, gsi: int) -> Line:
+        """A global system interrupt, 0 to 23."""
+        return self.isa_line(gsi) if gsi < 16 else self.ioapic.line(gsi)
+
+    def _interrupt_message(self, destination: int, logical: bool, vector: int, mode: int,
+                           level: bool) -> bool:
+        apic = self.local_apic
+        return apic.matches(destination, logical) and apic.deliver(vector, mode, level)
+
+    def _apic_moved(self, base: int | None) -> None:
+        memory = self.cpu.memory
+        if base == self._apic_page:
+            return
+        if self._apic_page is not None:
+            memory.unveil(self._apic_page, 0x1000)
+        self._apic_page = None
+        if base is not None:
+            if memory.overlay(base, 0x1000, self.local_apic.mmio_read,
+                              lambda offset, size, value:
+                              self.local_apic.mmio_write(offset, size, value)):
+                self._apic_page = base
+            else:
+                _guest.warning("the local APIC's registers at %#x would cover memory", base)
+        self.cpu.forget_code()
+
+    def _init(self) -> None:
+        """INIT from an interrupt message: done between slices."""
+        self._init_wanted = True
+        self.cpu.kick()
+
+    def serve_init(self) -> None:
+        """Between slices: the INIT line, for processor and local APIC only."""
+        if self._init_wanted:
+            self._init_wanted = False
+            self.local_apic.init_reset()
+            self.cpu.init()
+
+    def inject_nmi(self) -> None:
+        """An edge at LINT1, which firmware sets up as NMI."""
+        self.local_apic.lint(1, True)
+        self.local_apic.lint(1, False)
+
     # -- configuration tables
     def _fill_cmos(self, size: int) -> None:
         """The memory sizes where firmware looks for them (as QEMU's pc_cmos_init)."""
@@ -196,7 +298,8 @@ class PcBoard:
         ports.add(0xCF8, 4, self.pci.address_read, self.pci.address_write, width=4,
                   name="PCI address")
         ports.add(0xCFC, 4, self.pci.data_read, self.pci.data_write, width=4, name="PCI data")
-        self.i440fx = I440fx(ram_size=config.ram_mb << 20, pam_changed=self._pam_changed)
+        self.i440fx = I440fx(ram_size=config.ram_mb << 20, pam_changed=self._pam_changed,
+                             smram_changed=self._smram_changed)
         self.pci.add(self.i440fx, 0x00)
         self.piix3 = Piix3Isa(isa_line=irq, reset=reset)
         self.pci.add(self.piix3, 0x08)
@@ -213,7 +316,7 @@ class PcBoard:
             suspend=self._asking(run.request_suspend), suspend_disk=run.suspend_disk,
             power_off=self._asking(
                 lambda: run.request_shutdown(ShutdownCause.GUEST_SHUTDOWN)),
-            smi=lambda: None, smm_enabled=False,     # no SMM yet: firmware skips its set-up
+            smi=self.cpu.raise_smi, smm_enabled=config.smm,
             disable_s3=switched_on("disable_s3"),
             disable_s4=switched_on("disable_s4"),
             s4_val=int(props.get("s4_val", "2"), 0))
@@ -226,7 +329,7 @@ class PcBoard:
             raise ConfigError("Max. supported number of ISA serial ports is 4.")
         base, irq = SERIAL_PORTS[index]
         base, irq = int(props.get("iobase", str(base)), 0), int(props.get("irq", str(irq)), 0)
-        serial = Serial16550(clock=self.clock, irq=self.pic.line(irq),
+        serial = Serial16550(clock=self.clock, irq=self.isa_line(irq),
                              transmit=transmit)
         self.serials.append(serial)
         self.ports.add(base, 8, serial.read, serial.write, name=f"16550 #{index}")

@@ -228,7 +228,7 @@ def _size_in_mb(text: str, where: str) -> int:
 #: -machine's properties, with the values that are true of this machine; None: any on|off.
 _MACHINE_PROPERTIES: dict[str, tuple[str, ...] | None] = {
     "accel": ("tcg",), "acpi": ("on",), "graphics": None, "hpet": ("off",), "i8042": ("on",),
-    "pit": ("on",), "rtc": ("on",), "sata": ("off",), "smm": ("off", "auto"), "usb": ("off",),
+    "pit": ("on",), "rtc": ("on",), "sata": ("off",), "smm": ("on", "off", "auto"), "usb": ("off",),
     "vmport": ("off", "auto"), "dump-guest-core": None, "mem-merge": None,
 }
 _MACHINES = ("pc", "pc-i440fx-10.0")
@@ -261,6 +261,8 @@ def _machine(draft: _Draft, text: str, where: str) -> None:
             if value not in allowed:
                 raise OptionError(f"Parameter '{name}' does not accept value '{value}'")
     draft.options.machine.machine_type = "pc"
+    smm = given.get("smm", "auto")
+    draft.options.machine.smm = smm == "auto" or _is_on(smm, "smm", None)
 
 
 def _memory(draft: _Draft, text: str, where: str) -> None:
@@ -277,21 +279,18 @@ def _memory(draft: _Draft, text: str, where: str) -> None:
             f"the initial memory size ({draft.options.machine.ram_mb << 20:#x})")
 
 
-_CPUS = ("qemu64", "qemu64-v1", "max", "default")
-
-
 def _cpu(draft: _Draft, text: str, where: str) -> None:
-    model, *features = text.split(",")
-    if model in ("help", "?"):
-        raise _Answer("Available CPUs:\n" + "".join(f"  {name}\n" for name in _CPUS[:3]))
-    if model not in _CPUS:
-        raise OptionError(f"unable to find CPU model '{model}'")
-    for feature in features:
-        name, equals, value = feature.lstrip("+-").partition("=")
-        if equals:
-            raise OptionError(f"can't apply global {model}-x86_64-cpu.{name}={value}: "
-                              f"Property '{model}-x86_64-cpu.{name}' not found")
-        raise OptionError(f"Property '{model}-x86_64-cpu.{name}' not found")
+    from emu.models import ModelError, help_text, resolve
+
+    if text in ("help", "?"):
+        raise _Answer(help_text())
+    try:
+        model = resolve("qemu64" if text == "default" else text)
+    except ModelError as error:
+        raise OptionError(str(error)) from None
+    draft.options.machine.cpu = "qemu64" if text == "default" else text
+    for warning in model.warnings:
+        draft.options.warnings.append(f"warning: {warning}")
 
 
 def _accel(draft: _Draft, text: str, where: str) -> None:
@@ -710,7 +709,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(("version",), "", "tell the version and exit", _version),
     Option(("machine", "M"), "[type=]pc[,prop=value...]", "the board ('help' lists them)",
            _machine),
-    Option(("cpu",), "qemu64|max", "the processor's model", _cpu),
+    Option(("cpu",), "MODEL[,+FEATURE][,-FEATURE][,FEATURE=on|off]",
+           "the processor ('help' lists models and features)", _cpu),
     Option(("accel",), "tcg[,one-insn-per-tb=on|off]",
            "how guest code is run; one-insn-per-tb ends a block after each instruction", _accel),
     Option(("m",), "[size=]N[M|G]", "guest memory, in MiB without a suffix (128)", _memory),

@@ -6,6 +6,7 @@ import mmap
 from collections.abc import Callable
 
 from emu.cpu import X86Cpu
+from emu.models import resolve
 from tests.asm import asm
 
 RAM = 4 << 20
@@ -25,6 +26,8 @@ class Pins:
         self.tsc = 0
         self.cr8 = 0
         self.smm: list[bool] = []
+        self.apic_msrs = {0x1B: 0xFEE00900}
+        self.crashes: list[tuple[int, int, int, int, int]] = []
 
     def port_read(self, port: int, size: int) -> int:
         return self.reads.get(port, (1 << 8 * size) - 1)
@@ -53,11 +56,29 @@ class Pins:
     def smm_changed(self, active: bool) -> None:
         self.smm.append(active)
 
+    def read_apic_msr(self, number: int) -> int | None:
+        return self.apic_msrs.get(number)
 
-def make(ram: int = RAM) -> tuple[X86Cpu, Pins]:
+    def write_apic_msr(self, number: int, value: int) -> bool:
+        if number not in self.apic_msrs:
+            return False
+        self.apic_msrs[number] = value
+        return True
+
+    def set_time_stamp(self, value: int) -> None:
+        self.tsc = value
+
+    def hyperv_crash(self, args: tuple[int, int, int, int, int]) -> None:
+        self.crashes.append(args)
+
+    def reference_ns(self) -> int:
+        return self.tsc
+
+
+def make(ram: int = RAM, cpu_model: str = "Haswell") -> tuple[X86Cpu, Pins]:
     """RAM below 640 KiB and from 1 MiB, a page of ROM at 0xf0000, holes elsewhere."""
     pins = Pins()
-    cpu = pins.cpu = X86Cpu(pins, ram)
+    cpu = pins.cpu = X86Cpu(pins, ram, resolve(cpu_model))
     cpu.memory.map_ram(0, 0xA0000, 0)
     cpu.memory.map_ram(0x100000, ram - 0x100000, 0x100000)
     rom = mmap.mmap(-1, 0x1000)

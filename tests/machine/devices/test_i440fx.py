@@ -12,8 +12,10 @@ MIB = 1 << 20
 class Board:
     def __init__(self, ram_size: int = 16 * MIB) -> None:
         self.pam: list[tuple[int, int]] = []
+        self.smram: list[tuple[bool, bool]] = []
         self.bridge = I440fx(ram_size=ram_size,
-                             pam_changed=lambda segment, state: self.pam.append((segment, state)))
+                             pam_changed=lambda segment, state: self.pam.append((segment, state)),
+                             smram_changed=lambda always, smm: self.smram.append((always, smm)))
 
 
 @pytest.fixture
@@ -85,7 +87,9 @@ def test_reset_keeps_pam_and_the_rest_of_the_device_s_registers(board: Board) ->
     board.pam.clear()
     board.bridge.reset()
     assert board.pam == []
-    assert board.bridge.config[0x40:] == b"\xa5" * 0xC0
+    expected = bytearray(b"\xa5" * 0xC0)
+    expected[0x72 - 0x40] = 0x02
+    assert board.bridge.config[0x40:] == expected
     assert board.bridge.config_read(4, 2) == 0
 
 
@@ -96,3 +100,21 @@ def test_a_restored_state_tells_every_segment(board: Board) -> None:
     other.bridge.state = State(bytearray(board.bridge.config))
     other.bridge.restored()
     assert other.pam == [(0, 1)] + [(segment, 0) for segment in range(1, 11)] + [(11, 2), (12, 3)]
+
+
+def test_smram_opens_closes_and_locks_until_a_reset(board: Board) -> None:
+    write, read = board.bridge.config_write, board.bridge.config_read
+    write(0x72, 0x0A, 1)
+    write(0x72, 0x4A, 1)
+    assert board.smram == [(False, True), (True, True)]
+    write(0x72, 0x5A, 1)                    # locking closes
+    assert (read(0x72, 1), board.smram[-1]) == (0x1A, (False, True))
+    write(0x72, 0x4A, 1)
+    assert (read(0x72, 1), board.smram[-1]) == (0x1A, (False, True))
+    board.bridge.reset()
+    assert (read(0x72, 1), board.smram[-1]) == (0x02, (False, False))
+
+
+def test_smram_s_base_segment_is_hard_wired(board: Board) -> None:
+    board.bridge.config_write(0x72, 0xFF, 1)
+    assert board.bridge.config_read(0x72, 1) == 0x3A
