@@ -30,7 +30,10 @@ emu/layout.inc: emu/layout.py
 emu/native.bin: emu/native.asm emu/layout.inc
 	cd emu && nasm -f bin -o native.bin native.asm
 
-firmware: firmware/snooze.rom emu/native.bin    ## build what is assembled anew (needs nasm)
+firmware/multiboot.bin: firmware/multiboot.asm firmware/multiboot.inc
+	cd firmware && nasm -f bin -o multiboot.bin multiboot.asm
+
+firmware: firmware/snooze.rom firmware/multiboot.bin emu/native.bin    ## build what is assembled anew (needs nasm)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["IMAGE", "SOURCE", "image"]
+__all__ = ["IMAGE", "MULTIBOOT", "SOURCE", "image", "multiboot"]
 
 #: The NASM source; it includes the `.inc` files beside it.
 SOURCE = Path(__file__).with_name("snooze.asm")
@@ -21,3 +21,14 @@ IMAGE = Path(__file__).with_name("snooze.rom")
 def image() -> bytes:
     """The ROM, to be mapped so that its last byte is the last below 4 GiB."""
     return IMAGE.read_bytes()
+
+
+#: The option ROM that boots a Multiboot kernel under other firmware, from `multiboot.asm`.
+MULTIBOOT = Path(__file__).with_name("multiboot.bin")
+
+
+def multiboot() -> bytes:
+    """The option ROM, for the fw_cfg file that firmware looks for; its bytes' sum is 0."""
+    rom = bytearray(MULTIBOOT.read_bytes())
+    rom[-1] = -sum(rom[:-1]) & 0xFF
+    return bytes(rom)

@@ -9,7 +9,8 @@
 ;   1. maps the PIIX4's power management block and opens the A20 gate;
 ;   2. when PM1_STS.WAK_STS says that this reset is the end of S3: restores ACPI mode, sets up the interrupt
 ;      controllers, all masked, and enters the operating system, in real mode, at the FACS's waking vector;
-;   3. otherwise boots: interrupt controllers, timer, serial port, BIOS data area, ACPI tables in the EBDA,
+;   3. boots the Multiboot kernel that fw_cfg holds, if there is one (multiboot.inc);
+;   4. otherwise boots: interrupt controllers, timer, serial port, BIOS data area, ACPI tables in the EBDA,
 ;      one line on the serial port; then copies the demo OS to RAM and enters it.
 ;
 ; Physical memory:
@@ -50,6 +51,8 @@ FW_STACK        equ     EBDA_KIB * 1024         ; in the EBDA's segment
 OS_SEGMENT      equ     0x0800
 
         section .text start=0 vstart=0
+
+%include "multiboot.inc"
 
 ; =============================================================== every reset comes here
 start:
@@ -139,6 +142,9 @@ boot:
         call    vectors_init
         call    bda_init
         call    acpi_init
+        FW_CFG32 KERNEL_SIZE                    ; -kernel: nothing of ours appears
+        test    eax, eax
+        jnz     multiboot
 
         mov     si, s_post
         call    fw_puts
@@ -245,18 +251,9 @@ gdt_pointer:
 ; EAX: RAM in KiB, the hole below 1 MiB counted in.
 ram_size:
         push    ecx
-        mov     al, CMOS_EXT_HIGH
-        call    cmos_read16
-        movzx   ecx, ax
-        shl     ecx, 6                          ; 64 KiB units
-        jz      .small
-        add     ecx, 16 * 1024
-        jmp     .high
-.small: mov     al, CMOS_EXT_LOW
-        call    cmos_read16
-        movzx   ecx, ax
-        add     ecx, 1024
-.high:  mov     al, CMOS_ABOVE_4G + 2
+        call    low_ram_size
+        mov     ecx, eax
+        mov     al, CMOS_ABOVE_4G + 2
         call    cmos_read
         movzx   eax, al
         shl     eax, 16
@@ -269,6 +266,24 @@ ram_size:
         pop     eax
         shl     eax, 6
         add     eax, ecx
+        pop     ecx
+        ret
+
+; The same for what is below 4 GiB.
+low_ram_size:
+        push    ecx
+        mov     al, CMOS_EXT_HIGH
+        call    cmos_read16
+        movzx   ecx, ax
+        shl     ecx, 6                          ; 64 KiB units
+        jz      .small
+        add     ecx, 16 * 1024
+        jmp     .high
+.small: mov     al, CMOS_EXT_LOW
+        call    cmos_read16
+        movzx   ecx, ax
+        add     ecx, 1024
+.high:  mov     eax, ecx
         pop     ecx
         ret
 
@@ -316,12 +331,94 @@ vectors_init:
         add     ax, dx
         loop    .fill
         cmp     di, 256 * 4
-        je      .end
+        je      .services
         mov     ax, ignore                      ; one handler for all the others
         xor     dx, dx
         mov     cx, 256 - EXCEPTIONS
         jmp     .fill
-.end:   ret
+.services:
+        mov     word [es:0x12 * 4], int_12
+        mov     word [es:0x15 * 4], int_15
+        ret
+
+; INT 12h: AX := base memory in KiB.
+int_12: mov     ax, BASE_KIB
+        iret
+
+; INT 15h, E820 (ACPI 14.1): EDX "SMAP", EBX the entry's number, ES:DI a buffer of 20 bytes.  All other
+; functions: carry, AH 0x86.
+int_15: push    bp
+        mov     bp, sp                          ; [bp + 6]: the caller's flags
+        cmp     eax, 0xe820
+        jne     .refuse
+        cmp     edx, SMAP
+        jne     .refuse
+        cmp     ebx, E820_ENTRIES
+        jae     .refuse
+        push    bx
+        imul    bx, 20
+        mov     ecx, 5
+        push    di
+.copy:  mov     eax, [cs:e820 + bx]
+        mov     [es:di], eax
+        add     bx, 4
+        add     di, 4
+        loop    .copy
+        pop     di
+        pop     bx
+        call    ram_size
+        mov     ecx, eax
+        cmp     bx, E820_LOW
+        je      .low
+        cmp     bx, E820_HIGH
+        je      .high
+        jmp     .done
+.low:   call    low_ram_size
+        shl     eax, 10
+        sub     eax, 0x100000
+        mov     [es:di + 8], eax
+        jmp     .done
+.high:  call    low_ram_size
+        sub     ecx, eax                        ; KiB above 4 GiB
+        mov     eax, ecx
+        shl     eax, 10
+        mov     [es:di + 8], eax
+        shr     ecx, 22
+        mov     [es:di + 12], ecx
+.done:  inc     bx
+        movzx   ebx, bx
+        cmp     bx, E820_HIGH                   ; the last is there only when it has a length
+        jb      .more
+        push    ecx
+        call    low_ram_size
+        mov     ecx, eax
+        call    ram_size
+        cmp     eax, ecx
+        pop     ecx
+        je      .last
+        cmp     bx, E820_ENTRIES
+        jb      .more
+.last:  xor     ebx, ebx
+.more:  mov     ecx, 20
+        mov     eax, SMAP
+        and     word [bp + 6], ~1
+        pop     bp
+        iret
+.refuse:
+        mov     ah, 0x86
+        or      word [bp + 6], 1
+        pop     bp
+        iret
+
+e820:   dd      0, 0, BASE_KIB * 1024, 0, 1
+        dd      BASE_KIB * 1024, 0, EBDA_KIB * 1024, 0, 2
+        dd      0xf0000, 0, 0x10000, 0, 2
+        dd      0x100000, 0, 0, 0, 1            ; its length: from the CMOS
+        dd      0xffff0000, 0, 0x10000, 0, 2
+        dd      0, 1, 0, 0, 1                   ; above 4 GiB, the same
+E820_LOW        equ     3
+E820_HIGH       equ     5
+E820_ENTRIES    equ     6
 
 bda_init:
         mov     ax, BDA_SEGMENT

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from machine.multiboot import Kernel
+
 __all__ = ["DeviceSpec", "MachineConfig"]
 
 
@@ -33,6 +35,10 @@ class MachineConfig:
     ram_mb: int = 128
     #: the firmware image, a multiple of 64 KiB; None for the bundled one
     bios: bytes | None = None
+    #: a Multiboot kernel that the firmware is to boot
+    kernel: Kernel | None = None
+    #: the option ROM that boots it under firmware other than the bundled one
+    kernel_rom: bytes = b""
     #: the processor, as `-cpu` writes it: a model and its changes
     cpu: str = "qemu64"
     #: system management mode

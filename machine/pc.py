@@ -39,6 +39,7 @@ from machine.devices.port61 import SystemControlPortB
 from machine.devices.port92 import Port92
 from machine.devices.pvpanic import PvpanicIsa
 from machine.devices.serial16550 import Serial16550
+from machine.multiboot import KernelError, fw_cfg_items
 from machine.ports import PortBus
 from machine.runstate import RunStateManager, ShutdownCause, WakeupReason
 from machine.wiring import Line
@@ -289,6 +290,15 @@ class PcBoard:
         add(FW_CFG_MAX_CPUS, (1).to_bytes(2, "little"))
         add(FW_CFG_NOGRAPHIC, (1).to_bytes(2, "little"))
         self.fw_cfg.add_file("etc/system-states", self.pm.system_states)
+        if config.kernel is not None:
+            try:
+                items = fw_cfg_items(config.kernel)
+            except KernelError as error:
+                raise ConfigError(str(error)) from None
+            for key, content in items.items():
+                add(key, content)
+            self.fw_cfg.add_file("genroms/multiboot.bin", config.kernel_rom)
+            self.fw_cfg.add_file("bootorder", b"/rom@genroms/multiboot.bin\0")
 
     # -- devices
     def _add_pci(self, config: MachineConfig, irq: Callable[[int], Callable[[bool], None]],

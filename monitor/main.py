@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from machine import Machine
+    from machine.multiboot import Kernel
     from monitor.hmp_session import HmpSession
     from monitor.qmp import QmpServer
 
@@ -209,6 +210,9 @@ class _Program:
         config = self.options.machine
         config.bios = firmware.image() if self.options.bios is None \
             else self._read_bios(self.options.bios)
+        if self.options.kernel is not None:
+            config.kernel = self._read_kernel(self.options.kernel)
+            config.kernel_rom = firmware.multiboot()
         config.chardevs = {name: each.offer for name, each in self.backends.items()}
         # On a mux the last to come has the input first: the serial port, if there is one.
         self.monitor_ports = [self._port(spec.chardev) for spec in self.options.monitors]
@@ -241,6 +245,26 @@ class _Program:
         if not image or len(image) % _BIOS_UNIT:
             raise OptionError(f"could not load PC BIOS '{path}'")
         return image
+
+    def _read_kernel(self, name: str) -> Kernel:
+        """The kernel with its modules: `-initrd` has FILE[ ARGUMENTS],…, a comma twice for one."""
+        from machine.multiboot import Kernel, Module
+
+        try:
+            with open(name, "rb") as file:
+                image = file.read()
+        except OSError as error:
+            raise OptionError(
+                f"could not open kernel file '{name}': {error.strerror}") from None
+        modules = []
+        for line in self.options.modules:
+            path = line.split(" ", 1)[0]
+            try:
+                with open(path, "rb") as file:
+                    modules.append(Module(line, file.read()))
+            except OSError:
+                raise OptionError(f"Failed to open file '{path}'") from None
+        return Kernel(name, image, self.options.append, tuple(modules))
 
     def _port(self, name: str) -> Backend:
         """The character device, or a place of one's own on it when it is a mux."""

@@ -66,6 +66,10 @@ class Options:
     def __init__(self) -> None:
         self.machine = MachineConfig()
         self.bios: str | None = None
+        #: a file's name; what goes with it
+        self.kernel: str | None = None
+        self.append = ""
+        self.modules: list[str] = []
         self.pidfile: str | None = None
         #: in the order in which they are opened
         self.chardevs: list[ChardevSpec] = []
@@ -638,6 +642,39 @@ def _mon(draft: _Draft, text: str, where: str) -> None:
     draft.monitor_given = True
 
 
+def _kernel(draft: _Draft, text: str, where: str) -> None:
+    draft.options.kernel = text
+
+
+def _append(draft: _Draft, text: str, where: str) -> None:
+    draft.options.append = text
+
+
+def _initrd(draft: _Draft, text: str, where: str) -> None:
+    draft.options.modules = [part.replace("\0", ",")
+                             for part in text.replace(",,", "\0").split(",")]
+
+
+def _smp(draft: _Draft, text: str, where: str) -> None:
+    given = _opts(draft, text, where, first="cpus",
+                  names=frozenset({"cpus", "maxcpus", "sockets", "dies", "clusters", "modules",
+                                   "cores", "threads", "books", "drawers"}))
+    for name, value in given.items():
+        count = _integer(value)
+        if count is None:
+            raise OptionError(f"Parameter 'smp.{name}' expects integer")
+        if count < 1:
+            raise OptionError(
+                "Invalid CPU topology: CPU topology parameters must be greater than zero")
+        if count > 1:
+            raise OptionError(f"-smp {text}: there is only one processor")
+
+
+def _vnc(draft: _Draft, text: str, where: str) -> None:
+    if text != "none":
+        raise OptionError("VNC is not supported", where)
+
+
 def _serial(draft: _Draft, text: str, where: str) -> None:
     draft.serials.append((text, where))
 
@@ -716,6 +753,10 @@ OPTIONS: tuple[Option, ...] = (
     Option(("m",), "[size=]N[M|G]", "guest memory, in MiB without a suffix (128)", _memory),
     Option(("bios",), "FILE", "the firmware image, instead of the one that comes along",
            _keep_bios),
+    Option(("kernel",), "FILE", "a Multiboot kernel to boot", _kernel),
+    Option(("append",), "TEXT", "the kernel's command line", _append),
+    Option(("initrd",), "FILE[ ARGS][,FILE...]", "the kernel's modules", _initrd),
+    Option(("smp",), "[cpus=]N", "how many processors there are (1)", _smp),
     Option(("S",), "", "do not start the guest: wait for 'cont'", _not_started),
     Option(("icount",), "[shift=]N|auto[,sleep=on|off][,align=on|off]",
            "deterministic time: 2^N ns for each guest instruction", _icount),
@@ -741,6 +782,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(("mon",), "[chardev=]ID[,mode=readline|control][,pretty=on|off]",
            "a monitor on a -chardev", _mon),
     Option(("display",), "none", "no display (there is none)", _display),
+    Option(("vnc",), "none", "no VNC server (there is none)", _vnc),
     Option(("nographic",), "", "serial port and monitor on stdio; Ctrl-a h helps",
            _set("nographic", True)),
     Option(("nodefaults",), "", "no serial port and no monitor unless asked for",
@@ -820,6 +862,10 @@ def _read(draft: _Draft, arguments: list[str]) -> None:
 
 def _complete(draft: _Draft, terminal: bool) -> None:
     """Defaults, and what refers to something else on the command line."""
+    if draft.options.kernel is None:
+        for name, wanted in (("append", draft.options.append), ("initrd", draft.options.modules)):
+            if wanted:
+                raise OptionError(f"-{name} only allowed with -kernel option")
     options = draft.options
     chosen = draft.monitor_given or draft.serials or draft.nographic or draft.display \
         or options.monitors or draft.mons
