@@ -49,6 +49,19 @@ class Bus(Protocol):
         """SMIACT#: SMRAM is to be seen, or no longer."""
 
 
+class TraceSink(Protocol):
+    """Who is told what the processor does; none of it may change anything."""
+
+    def translated(self, pc: int, size: int, instructions: int, flags: int, cs_base: int,
+                   host: int) -> None:
+        """A block was translated: *size* bytes at linear *pc*; *flags* as in `hflags`."""
+    def executed(self, records: memoryview) -> None:
+        """Blocks began: for each 4 words, host code, cs_base, linear RIP, flags."""
+    def interrupt(self, vector: int, error_code: int, is_int: int, next_rip: int,
+                  hardware: int) -> None:
+        """An exception or interrupt is about to be delivered."""
+
+
 class Stop(enum.Enum):
     """Why a slice ended."""
 
@@ -82,16 +95,19 @@ _WORDS |= {f"dr{i}": ENV["dr"] // 8 + i for i in range(8)}
 _WORDS |= {"rip": ENV["eip"] // 8, "efer": ENV["efer"] // 8, "star": ENV["star"] // 8,
            "lstar": ENV["lstar"] // 8, "cstar": ENV["cstar"] // 8, "fmask": ENV["fmask"] // 8,
            "kernelgsbase": ENV["kernelgsbase"] // 8, "pat": ENV["pat"] // 8,
+           "cc_src": ENV["cc_src"] // 8, "cc_dst": ENV["cc_dst"] // 8,
            "smbase": ENV["smbase"] // 8, "fs_base": _SEGMENTS["fs"] // 8 + 1,
            "gs_base": _SEGMENTS["gs"] // 8 + 1, "sysenter_esp": ENV["sysenter_esp"] // 8,
            "sysenter_eip": ENV["sysenter_eip"] // 8}
 #: the same for 32-bit words
 _DWORDS = {"hflags": ENV["hflags"] // 4, "hflags2": ENV["hflags2"] // 4,
-           "mxcsr": ENV["mxcsr"] // 4, "tsc_aux": ENV["tsc_aux"] // 4,
+           "cc_op": ENV["cc_op"] // 4, "mxcsr": ENV["mxcsr"] // 4, "tsc_aux": ENV["tsc_aux"] // 4,
            "sysenter_cs": ENV["sysenter_cs"] // 4}
 #: and for those that Unicorn computes, by its own register numbers
 _COMPUTED = {"fpsw": 31, "fpcw": 246, "fptag": 247}
 
+#: how many records of a trace are handed over at a time
+TRACE_RECORDS = 8192
 _RAX, _RCX, _RDX, _RBX, _RSP, _R11 = 0, 1, 2, 3, 4, 11
 _EIP, _EFLAGS, _CR4 = ENV["eip"] // 8, ENV["eflags"] // 8, ENV["cr"] // 8 + 4
 _CR0, _CR2, _EFER = ENV["cr"] // 8, ENV["cr"] // 8 + 2, ENV["efer"] // 8
@@ -184,6 +200,7 @@ class X86Cpu:
             self._in_slice = False
             begun = engine.counter.value
             engine.counter.value = 0
+            engine.drain_trace()
             self._blocks += begun
         if counted:
             hits = self.breakpoints
@@ -357,6 +374,19 @@ class X86Cpu:
             if self._in_slice:
                 self.kick()
 
+    # -- tracing
+    def set_trace(self, sink: TraceSink | None, *, translated: bool = False,
+                  executed: bool = False, cpu: bool = False, interrupts: bool = False) -> None:
+        """Between slices: tell *sink* what happens, as far as it is asked for; None: nothing.
+
+        *cpu*: one record at a time, so that the registers can be read at each.
+        """
+        engine = self._engine
+        engine.tell("translated", sink.translated if sink and translated else None)
+        engine.tell("interrupt", sink.interrupt if sink and interrupts else None)
+        engine.trace(sink.executed if sink and (executed or cpu) else None,
+                     1 if cpu else TRACE_RECORDS)
+
     # -- registers
     def read(self, name: str) -> int:
         """A register by name: rax…r15, rip, eflags, cr0, cr2-cr4, dr0-dr7, efer, hflags, MSRs,
@@ -419,7 +449,8 @@ class X86Cpu:
 
     def fingerprint(self) -> bytes:
         """The CPU state as bytes, for comparing two deterministic runs."""
-        words = [self.read(n) for n in (*_WORDS, "eflags", *_DWORDS)]
+        words = [self.read(n) for n in (*_WORDS, "eflags", *_DWORDS)
+                 if not n.startswith("cc_")]
         for name in _SEGMENTS:
             words += self.segment(name)
         words += [value for _number, value in sorted(self.msrs.values.items())]

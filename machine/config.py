@@ -43,6 +43,10 @@ class MachineConfig:
     cpu: str = "qemu64"
     #: system management mode
     smm: bool = True
+    #: what is logged (machine.log.ITEMS), where (None: stderr), and for which addresses
+    log_items: frozenset[str] = frozenset()
+    log_file: str | None = None
+    log_filter: str | None = None
     #: end every translation block after one instruction
     one_insn_per_tb: bool = False
     #: None: guest time is wall time.  N: deterministic, 2**N ns for each instruction

@@ -31,6 +31,7 @@ from emu.models import ModelError, resolve
 from machine.clock import NS_PER_SECOND, Clock
 from machine.config import MachineConfig
 from machine.events import Event, EventBus
+from machine.log import Log, LogError, parse_filter
 from machine.pc import ConfigError, PcBoard
 from machine.ports import PortBus
 from machine.runstate import (
@@ -139,10 +140,17 @@ class Machine:
         self.board = PcBoard(config, self.cpu, self.ports, self.clock, self.rtc_clock,
                              self._rtc_base_ns(config.rtc_base), self.runstate,
                              self.time_stamp, lambda tsc: tsc - self._tsc_offset)
+        try:
+            self.log = Log(self.cpu, path=config.log_file, ranges=(
+                parse_filter(config.log_filter) if config.log_filter else ()))
+        except LogError as error:
+            raise ConfigError(str(error)) from None
+        self.board.before_reset = self.log.reset
         self.runstate.add_suspend_listener(self.board.suspended)
         self._freeze()
         self.board.reset()
         self.cpu.one_insn_per_tb = config.one_insn_per_tb
+        self.log.set_items(config.log_items)
         if config.start:
             self.runstate.vm_start()
 
@@ -195,6 +203,7 @@ class Machine:
     @one_insn_per_tb.setter
     def one_insn_per_tb(self, on: bool) -> None:
         self.cpu.one_insn_per_tb = on
+        self.log.set_items(self.log.items)          # its lines tell
 
     def send_keys(self, qcodes: list[str], hold_ms: int = DEFAULT_HOLD_MS) -> None:
         """Press the keys in order and release them *hold_ms* of virtual time later.
@@ -320,7 +329,8 @@ class Machine:
         return future
 
     def close(self) -> None:
-        """Free the engine.  The machine cannot be used afterwards."""
+        """Free the engine, end the log.  The machine cannot be used afterwards."""
+        self.log.close()
         self.cpu.close()
 
     # -- the loop
@@ -339,6 +349,7 @@ class Machine:
             return
         self._closed = True
         self._refuse_posted()
+        self.log.flush()
         self.exited.set_result(result)
 
     def _refuse_posted(self) -> None:
@@ -566,6 +577,7 @@ class Machine:
 
     def _pause_cpu(self) -> None:
         self._cpu_running = False
+        self.log.flush()
         self.cpu.kick()
 
     def _resume_cpu(self) -> None:

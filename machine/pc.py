@@ -42,7 +42,7 @@ from machine.devices.serial16550 import Serial16550
 from machine.multiboot import KernelError, fw_cfg_items
 from machine.ports import PortBus
 from machine.runstate import RunStateManager, ShutdownCause, WakeupReason
-from machine.wiring import Line
+from machine.wiring import Line, Notify
 
 __all__ = ["PcBoard", "ConfigError"]
 
@@ -83,6 +83,8 @@ class PcBoard:
         self._smram_shown = False
         self._apic_page: int | None = None
         self._init_wanted = False
+        #: called before the processor is reset
+        self.before_reset: Notify = lambda: None
         self.ioapic = IoApic(deliver=self._interrupt_message)
         cpu.memory.overlay(IOAPIC_BASE, 0x1000, self.ioapic.mmio_read,
                            lambda offset, size, value: self.ioapic.mmio_write(offset, size, value))
@@ -389,6 +391,7 @@ class PcBoard:
     # -- what the run-state manager asks of the board
     def reset(self) -> None:
         """The reset line: every device, not the RAM, not what PAM shows."""
+        self.before_reset()
         for reset in self._resets:
             reset()
         self.cpu.set_a20(True)

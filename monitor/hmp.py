@@ -30,11 +30,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, overload
 
+from machine.log import LogError, help_text, parse_items
+from machine.registers import info_registers, register_value
 from machine.runstate import MachineError, RunState
 from monitor.expression import BLANKS, ExpressionError, evaluate
 from monitor.keycodes import NUMBERS, QCODES, UNMAPPED
 from monitor.readline import Completion
-from monitor.registers import info_registers, register_value
 from monitor.target import MachineTarget
 from monitor.version import VERSION
 
@@ -506,6 +507,23 @@ def _one_insn_per_tb(call: Call) -> str:
     return ""
 
 
+def _log_items(call: Call) -> str:
+    text = call.text("items")
+    items = frozenset() if text == "none" else parse_items(text)
+    if items is None:
+        return help_text(with_none=True, option="log")
+    call.machine.log.set_items(items)
+    return ""
+
+
+def _logfile(call: Call) -> str:
+    try:
+        call.machine.log.set_file(call.text("filename"))
+    except LogError as error:
+        return f"{error}\n"
+    return ""
+
+
 def _sendkey(call: Call) -> str:
     names = call.text("keys").split("-")
     qcodes: list[str] = []
@@ -607,6 +625,21 @@ COMMANDS = CommandTable(
             summary="wake the guest from S3",
             handler=_system_wakeup,
             details="Only while the guest is suspended, and not stopped on top of it.",
+        ),
+        Command(
+            "log",
+            arguments="items:s",
+            form="item1[,...]",
+            summary="activate logging of the specified items",
+            handler=_log_items,
+            details="`log none` ends it, `log help` lists the items.",
+        ),
+        Command(
+            "logfile",
+            arguments="filename:s",
+            form="filename",
+            summary="output logs to 'filename'",
+            handler=_logfile,
         ),
         Command("system_reset", summary="reset the machine", handler=_system_reset),
         Command("system_powerdown", summary="press the power button", handler=_system_powerdown),

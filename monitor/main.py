@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         for line in options.warnings:
             _tell(prog, line)
         if options.answer is not None:
-            return _print(options.answer)
+            return _print(options.answer) or options.answer_status
         _set_up_logging(prog)
         return _Program(prog, options).run()
     except OptionError as error:

@@ -83,6 +83,8 @@ class Options:
         self.warnings: list[str] = []
         #: text for stdout: print it and exit with 0 (-help, -version, -device help …)
         self.answer: str | None = None
+        #: the exit status that goes with it
+        self.answer_status = 0
 
 
 class _Draft:
@@ -110,7 +112,11 @@ class _Draft:
 
 
 class _Answer(Exception):
-    """The option asks for text and nothing else."""
+    """The option asks for text and nothing else; *failed*: it was also a mistake."""
+
+    def __init__(self, text: str, *, failed: bool = False) -> None:
+        super().__init__(text)
+        self.failed = failed
 
 
 class Option(NamedTuple):
@@ -642,6 +648,31 @@ def _mon(draft: _Draft, text: str, where: str) -> None:
     draft.monitor_given = True
 
 
+def _log_items(draft: _Draft, text: str, where: str) -> None:
+    from machine.log import UNSEEN, help_text, parse_items
+
+    items = parse_items(text)
+    if text == "help" or items is None:
+        raise _Answer(help_text(), failed=text != "help")
+    draft.options.machine.log_items = items
+    for name in sorted(items & UNSEEN):
+        draft.warn(where, f"nothing is logged for '{name}'")
+
+
+def _log_file(draft: _Draft, text: str, where: str) -> None:
+    draft.options.machine.log_file = text
+
+
+def _log_filter(draft: _Draft, text: str, where: str) -> None:
+    from machine.log import LogError, parse_filter
+
+    try:
+        parse_filter(text)
+    except LogError as error:
+        raise OptionError(str(error), where) from None
+    draft.options.machine.log_filter = text
+
+
 def _kernel(draft: _Draft, text: str, where: str) -> None:
     draft.options.kernel = text
 
@@ -758,6 +789,10 @@ OPTIONS: tuple[Option, ...] = (
     Option(("initrd",), "FILE[ ARGS][,FILE...]", "the kernel's modules", _initrd),
     Option(("smp",), "[cpus=]N", "how many processors there are (1)", _smp),
     Option(("S",), "", "do not start the guest: wait for 'cont'", _not_started),
+    Option(("d",), "ITEM[,...]", "log these ('help' lists them)", _log_items),
+    Option(("D",), "FILE", "write the log there instead of to stderr", _log_file),
+    Option(("dfilter",), "RANGE[,...]", "log these addresses only: START..END, START+LENGTH",
+           _log_filter),
     Option(("icount",), "[shift=]N|auto[,sleep=on|off][,align=on|off]",
            "deterministic time: 2^N ns for each guest instruction", _icount),
     Option(("rtc",), "[base=utc|localtime|DATE][,clock=host|rt|vm]",
@@ -830,6 +865,7 @@ def parse(arguments: Sequence[str], *, prog: str, version: str, terminal: bool) 
         _complete(draft, terminal)
     except _Answer as answer:
         draft.options.answer = str(answer)
+        draft.options.answer_status = int(answer.failed)
     except OptionError as error:
         if draft.options.warnings:
             raise OptionError("\0".join([*draft.options.warnings, str(error)])) from None

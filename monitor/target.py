@@ -14,55 +14,26 @@ from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
 from machine.events import Event
+from machine.registers import CpuTarget
 from machine.runstate import Status
 
-__all__ = ["ClockTarget", "CpuTarget", "MachineTarget", "SegmentTarget"]
+__all__ = ["ClockTarget", "LogTarget", "MachineTarget"]
 
 T = TypeVar("T")
-
-
-class SegmentTarget(Protocol):
-    """A segment register with its hidden part."""
-
-    @property
-    def selector(self) -> int: ...
-    @property
-    def base(self) -> int: ...
-    @property
-    def limit(self) -> int:
-        """In bytes, the granularity already applied."""
-
-    @property
-    def flags(self) -> int:
-        """The second word of the descriptor, as it lies in memory."""
-
-
-class CpuTarget(Protocol):
-    """A processor's registers, for reading."""
-
-    @property
-    def halted(self) -> bool: ...
-    @property
-    def a20(self) -> bool: ...
-    def read(self, name: str, /) -> int:
-        """rax..r15, rip, eflags, cr0..cr4, dr0..dr7, efer, hflags, fpcw, fpsw, mxcsr;
-        fptag is the 16-bit tag word: two bits a physical register, 3 = empty."""
-
-    def segment(self, name: str, /) -> SegmentTarget:
-        """es cs ss ds fs gs ldt tr gdt idt."""
-
-    def xmm(self, index: int, /) -> int:
-        """The 128 bits of XMM *index*."""
-
-    def st(self, index: int, /) -> tuple[int, int]:
-        """ST(*index*), counted from the top of the stack: 64 bits of mantissa, and
-        16 bits of sign and exponent."""
 
 
 class ClockTarget(Protocol):
     """The machine's virtual clock."""
 
     def now_ns(self) -> int: ...
+
+
+class LogTarget(Protocol):
+    """The machine's log."""
+
+    def set_items(self, items: frozenset[str], /) -> None: ...
+    def set_file(self, path: str | None, /) -> None:
+        """Raises `machine.log.LogError`."""
 
 
 class MachineTarget(Protocol):
@@ -80,6 +51,8 @@ class MachineTarget(Protocol):
     def cpu(self) -> CpuTarget: ...
     @property
     def clock(self) -> ClockTarget: ...
+    @property
+    def log(self) -> LogTarget: ...
     @property
     def one_insn_per_tb(self) -> bool: ...
     @one_insn_per_tb.setter

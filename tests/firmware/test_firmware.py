@@ -503,7 +503,24 @@ def test_root_tables_agree(low_ram: bytes) -> None:
     assert tables.rsdp[15] == 2
     assert struct.unpack_from("<I", tables.rsdp, 20)[0] == 36
     assert tables.entries == tables.x_entries
-    assert len(tables.entries) == 1
+    assert len(tables.entries) == 2
+
+
+def test_the_madt_has_the_processor_the_io_apic_and_the_overrides(low_ram: bytes) -> None:
+    tables = AcpiTables(low_ram)
+    madt = tables.table(b"APIC", tables.entries[1])
+    assert sum(madt) & 0xFF == 0
+    assert struct.unpack_from("<II", madt, 36) == (0xFEE00000, 1)
+    found, at = [], 44
+    while at < len(madt):
+        found.append(madt[at:at + madt[at + 1]])
+        at += madt[at + 1]
+    assert [entry[0] for entry in found] == [0, 1, 2, 2, 2, 2, 2, 4]
+    assert found[0][2:] == bytes.fromhex("0000 01000000")
+    assert struct.unpack("<II", found[1][4:]) == (0xFEC00000, 0)
+    overrides = [struct.unpack("<BIH", entry[3:]) for entry in found[2:7]]
+    assert overrides == [(0, 2, 0), (5, 5, 13), (9, 9, 13), (10, 10, 13), (11, 11, 13)]
+    assert found[7][2:] == b"\xff\0\0\1"
 
 
 def test_all_tables_lie_in_the_ebda(low_ram: bytes) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from machine.events import Event
+from machine.log import LogError
 from machine.runstate import MachineError, MachineLeft, RunState, Status
 
 T = TypeVar("T")
@@ -49,12 +50,28 @@ class FakeClock:
         return 1_500_000_000
 
 
+class FakeLog:
+    """Notes what is to be logged; files called /bad… do not open."""
+
+    def __init__(self, calls: list[Any]) -> None:
+        self._calls = calls
+
+    def set_items(self, items: frozenset[str]) -> None:
+        self._calls.append(("log", sorted(items)))
+
+    def set_file(self, path: str | None) -> None:
+        if path is not None and path.startswith("/bad"):
+            raise LogError(f"Error opening logfile {path}: No such file or directory")
+        self._calls.append(("logfile", path))
+
+
 class FakeMachine:
     """Notes calls in `calls`; `post` works on a thread of its own."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
         self.cpu = FakeCpu()
+        self.log = FakeLog(self.calls)
         self.clock = FakeClock()
         self.state = RunState.RUNNING
         self.one_insn_per_tb = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from monitor.registers import info_registers, register_value
+from machine.registers import info_registers, register_value
 from tests.monitor.fake_machine import FakeCpu, FakeSegment
 
 PE, LMA, CS64, SMM, INHIBIT = 1 << 7, 1 << 14, 1 << 15, 1 << 19, 1 << 3

@@ -19,9 +19,9 @@ The registers that `$name` in an expression stands for are here as well.
 
 from __future__ import annotations
 
-from monitor.target import CpuTarget
+from typing import Protocol
 
-__all__ = ["info_registers", "register_value"]
+__all__ = ["CpuTarget", "SegmentTarget", "info_registers", "register_value", "state_text"]
 
 # hflags
 HF_CPL = 3
@@ -60,6 +60,12 @@ SYSTEM_TYPES_64 = (
     "TrapGate64",
 )
 
+#: cc_op's names (QEMU 5.0's numbers, which the engine has)
+CC_OPS = ("DYNAMIC", "EFLAGS",
+          *(f"{name}{size}" for name in ("MUL", "ADD", "ADC", "SUB", "SBB", "LOGIC", "INC", "DEC",
+                                         "SHL", "SAR", "BMILG") for size in "BWLQ"),
+          "ADCX", "ADOX", "ADCOX", "CLR", "POPCNT")
+
 GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp")
 SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs")
 
@@ -71,15 +77,71 @@ NAMES = {
 }
 
 
+class SegmentTarget(Protocol):
+    """A segment register with its hidden part."""
+
+    @property
+    def selector(self) -> int: ...
+    @property
+    def base(self) -> int: ...
+    @property
+    def limit(self) -> int:
+        """In bytes, the granularity already applied."""
+
+    @property
+    def flags(self) -> int:
+        """The second word of the descriptor, as it lies in memory."""
+
+
+class CpuTarget(Protocol):
+    """A processor's registers, for reading."""
+
+    @property
+    def halted(self) -> bool: ...
+    @property
+    def a20(self) -> bool: ...
+    def read(self, name: str, /) -> int:
+        """rax..r15, rip, eflags, cr0..cr4, dr0..dr7, efer, hflags, fpcw, fpsw, mxcsr;
+        fptag is the 16-bit tag word: two bits a physical register, 3 = empty."""
+
+    def segment(self, name: str, /) -> SegmentTarget:
+        """es cs ss ds fs gs ldt tr gdt idt."""
+
+    def xmm(self, index: int, /) -> int:
+        """The 128 bits of XMM *index*."""
+
+    def st(self, index: int, /) -> tuple[int, int]:
+        """ST(*index*), counted from the top of the stack: 64 bits of mantissa, and
+        16 bits of sign and exponent."""
+
+
 def info_registers(cpu: CpuTarget, index: int = 0) -> str:
     """The whole text for processor *index*, lines ended with a newline."""
     hflags = cpu.read("hflags")
-    lines = ["", f"CPU#{index}"]
-    lines += _general(cpu, hflags)
-    lines += (_segment(cpu, name, hflags) for name in (*SEGMENTS, "ldt", "tr"))
-    lines += _system(cpu, hflags)
-    lines += _floating_point(cpu, hflags)
+    lines = ["", f"CPU#{index}", *_state(cpu, hflags), *_floating_point(cpu, hflags)]
     return "\n".join(lines) + "\n"
+
+
+def state_text(cpu: CpuTarget, *, cc: bool = False, fpu: bool = False) -> str:
+    """What the log shows: *cc* adds the state of the lazy flags, *fpu* the FPU and XMM."""
+    hflags = cpu.read("hflags")
+    lines = _state(cpu, hflags)
+    if cc:
+        digits = 16 if hflags & HF_CS64 else 8
+        mask = (1 << 4 * digits) - 1
+        operation = cpu.read("cc_op")
+        name = CC_OPS[operation] if operation < len(CC_OPS) else f"[{operation}]"
+        lines.insert(-1, f"CCS={cpu.read('cc_src') & mask:0{digits}x}"
+                         f" CCD={cpu.read('cc_dst') & mask:0{digits}x} CCO={name}")
+    if fpu:
+        lines += _floating_point(cpu, hflags)
+    return "\n".join(lines) + "\n"
+
+
+def _state(cpu: CpuTarget, hflags: int) -> list[str]:
+    return [*_general(cpu, hflags),
+            *(_segment(cpu, name, hflags) for name in (*SEGMENTS, "ldt", "tr")),
+            *_system(cpu, hflags)]
 
 
 def register_value(cpu: CpuTarget, name: str) -> int | None:
