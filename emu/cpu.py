@@ -632,19 +632,10 @@ class X86Cpu:
             q[_RAX], q[_RDX] = value & 0xFFFF_FFFF, value >> 32
 
     def wrmsr(self) -> None:
-        q, engine = self._q, self._engine
+        q = self._q
         if not self.msrs.write(q[_RCX] & 0xFFFF_FFFF,
                                q[_RAX] & 0xFFFF_FFFF | (q[_RDX] & 0xFFFF_FFFF) << 32):
-            engine.fault(_GP)
-        elif engine.context.request:
-            self._end_instruction(b"\x0f\x30")
-
-    def _end_instruction(self, opcode: bytes) -> None:
-        """An interrupt was asked for: take it behind this instruction, not at the block's end."""
-        code = self.read_virtual(self.linear_rip, 15)
-        if code is not None and opcode in code:
-            self._q[_EIP] += code.index(opcode) + len(opcode)
-            self._engine.context.leave = 1
+            self._engine.fault(_GP)
 
     # -- what the MSRs ask (emu.msr.Processor)
     def time_stamp(self) -> int:

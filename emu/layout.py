@@ -50,6 +50,12 @@ OP_CALL: Final = 2
 TB: Final = {"pc": 0, "cs_base": 8, "flags": 16, "size": 20, "icount": 22, "cflags": 24,
              "tc.ptr": 32}
 
+#: TranslatorOps (words), DisasContextBase, DisasJumpType
+OPS_TRANSLATE_INSN: Final = 4
+DB_IS_JMP: Final = 24
+DISAS_NEXT: Final = 0
+DISAS_TOO_MANY: Final = 1
+
 #: CPUTLB, which lies before CPUX86State: offsets from env.  Each of the three MMU modes has a
 #: {mask, table} of 16 bytes and a descriptor of 696.
 TLB: Final = {"mask": -0x40, "table": -0x38, "iotlb": -0x870 + 0x2B0}
@@ -73,6 +79,8 @@ NATIVE: Final = {
     "TCG_OPS": TCG_OPS, "OP_CALL": OP_CALL,
     "TB_PC": TB["pc"], "TB_CS_BASE": TB["cs_base"], "TB_FLAGS": TB["flags"],
     "TB_SIZE": TB["size"], "TB_ICOUNT": TB["icount"], "TB_CODE": TB["tc.ptr"],
+    "OPS_TRANSLATE_INSN": OPS_TRANSLATE_INSN, "DB_IS_JMP": DB_IS_JMP,
+    "DISAS_NEXT": DISAS_NEXT, "DISAS_TOO_MANY": DISAS_TOO_MANY,
     "TLB_MASK": TLB["mask"], "TLB_TABLE": TLB["table"], "TLB_IOTLB": TLB["iotlb"],
     "TLB_DESC_SIZE": TLB_DESC_SIZE, "TLB_ENTRY_BITS": TLB_ENTRY_BITS,
     "TLB_ADDR_WRITE": TLB_ADDR_WRITE,

@@ -15,6 +15,7 @@ default rel
 %include "layout.inc"
 
 %define GLOBALS_AT 0x1000           ; one page of code, one of globals
+%define ENDING 9                    ; how many helpers end their block
 
 ; --- one context for each engine (Context in emu/native.py)
 struc context
@@ -30,8 +31,6 @@ struc context
 .replaying:     resd 1              ; a watched instruction is being run again, alone
 .watching:      resd 1              ; some watchpoint is set
 .patch:         resd 1              ; count blocks inline
-.leave:         resd 1              ; RIP was moved on: leave for TCG's main loop
-                resd 1
 .trace:         resq 1              ; next free trace record
 .trace_end:     resq 1
 ; callbacks into Python; 0 for none
@@ -74,6 +73,12 @@ struc globals
 .write_cr:      resq 1
 .rsm:           resq 1
 .set_dr:        resq 1
+.translator:    resq 1
+; instructions that end their block
+.ends:          resq ENDING
+; TranslatorOps with our translate_insn, and the original's
+.ops:           resq 7
+.translate_insn: resq 1
 endstruc
 
 %define G(field) [$$ + GLOBALS_AT + globals. %+ field]
@@ -110,7 +115,7 @@ FLAGS_IN_TB     equ 0x73100         ; TF, IOPL, RF, VM, AC: part of a block's fl
 ; --- where emu/native.py finds the routines (ENTRIES there, in the same order)
         dw      deliver, deliver_invalid, guard_in, guard_out, guard_insn, exec_interrupt
         dw      count, trace, gen_code, set_page, protect_code, watch_page, watch, debug
-        dw      rdmsr, wrmsr, read_cr, write_cr, rsm, set_dr
+        dw      rdmsr, wrmsr, read_cr, write_cr, rsm, set_dr, translator
 
 ; UC_HOOK_INTR (uc, vector, context): deliver an exception or INT n; may longjmp.
 ; Unicorn has moved RIP behind a software interrupt by now.  It is put back, so that a fault
@@ -340,6 +345,68 @@ over_bound:
         pop     rdi
         mov     dword [rdi + CPU_EXCEPTION_INDEX], EXCP_INTERRUPT
         jmp     G(loop_exit)
+
+; translator_loop (ops, db, cpu, tb, max_insns): as QEMU 10, let a block end behind an instruction
+; that may raise an interrupt line (port I/O, WRMSR) or reads the time, so that an interrupt is
+; taken right behind it.
+align 16
+translator:
+        FIND    rdx, cpu
+        test    r11, r11
+        jz      .go
+        cmp     qword G(translate_insn), 0
+        jne     .known
+        xor     eax, eax
+        lea     r11, G(ops)
+.copy:  mov     r10, [rdi + rax * 8]
+        mov     [r11 + rax * 8], r10
+        inc     eax
+        cmp     eax, 7
+        jb      .copy
+        mov     r10, [rdi + 8 * OPS_TRANSLATE_INSN]
+        mov     G(translate_insn), r10
+        lea     r10, [translate_insn]
+        mov     [r11 + 8 * OPS_TRANSLATE_INSN], r10
+.known: lea     rdi, G(ops)
+.go:    jmp     G(translator)
+
+; TranslatorOps.translate_insn (db, cpu)
+translate_insn:
+        push    rbx
+        push    r12
+        push    r13
+        mov     rbx, rdi
+        FIND    rsi, cpu
+        mov     r12, [r11 + context.tcg]
+        mov     r13, [r12 + TCG_OPS + 8]        ; the last op's link
+        call    G(translate_insn)
+        cmp     dword [rbx + DB_IS_JMP], DISAS_NEXT
+        jne     .end
+.op:    mov     r13, [r13]
+        test    r13, r13
+        jz      .end
+        cmp     byte [r13], OP_CALL
+        jne     .next
+        movzx   eax, byte [r13 + 1]
+        mov     edx, eax
+        and     eax, 15
+        shr     edx, 4
+        add     eax, edx
+        mov     rax, [r13 + rax * 8 + 24]
+        lea     rdx, G(ends)
+        mov     ecx, ENDING
+.which: cmp     rax, [rdx]
+        je      .cut
+        add     rdx, 8
+        dec     ecx
+        jnz     .which
+.next:  add     r13, 8
+        jmp     .op
+.cut:   mov     dword [rbx + DB_IS_JMP], DISAS_TOO_MANY
+.end:   pop     r13
+        pop     r12
+        pop     rbx
+        ret
 
 ; tcg_gen_code (TCGContext, tb) -> size or an error: before it, send calls of helpers that we
 ; replace to our own; after it, count inline and tell who wants to know.
@@ -666,16 +733,12 @@ rdmsr:
         pop     r11
         jmp     fault_or_return
 align 16
-wrmsr:                              ; what it does may ask for an interrupt now
+wrmsr:
         FIND    rdi, env
         push    r11
         call    [r11 + context.wrmsr]
         pop     r11
-        cmp     dword [r11 + context.leave], 0
-        je      fault_or_return
-        mov     dword [r11 + context.leave], 0
-        mov     rdi, [r11 + context.cpu]
-        jmp     G(noexc)
+        jmp     fault_or_return
 
 ; helper_read_crN (env, number) -> value
 align 16

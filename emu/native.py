@@ -23,7 +23,7 @@ __all__ = ["CALLBACKS", "Context", "Native"]
 ENTRIES: Final = (
     "deliver", "deliver_invalid", "guard_in", "guard_out", "guard_insn", "exec_interrupt",
     "count", "trace", "gen_code", "set_page", "protect_code", "watch_page", "watch", "debug",
-    "rdmsr", "wrmsr", "read_cr", "write_cr", "rsm", "set_dr")
+    "rdmsr", "wrmsr", "read_cr", "write_cr", "rsm", "set_dr", "translator")
 
 #: the globals' words after the list of contexts: symbols of libunicorn
 IMPORTS: Final = (
@@ -33,11 +33,16 @@ IMPORTS: Final = (
     "helper_check_exit_request_x86_64", "breakpoint_handler_x86_64",
     "tcg_gen_code_x86_64", "tlb_set_page_with_attrs_x86_64", "tlb_protect_code_x86_64",
     "helper_rdmsr_x86_64", "helper_wrmsr_x86_64", "helper_read_crN_x86_64",
-    "helper_write_crN_x86_64", "helper_rsm_x86_64", "helper_set_dr_x86_64")
+    "helper_write_crN_x86_64", "helper_rsm_x86_64", "helper_set_dr_x86_64",
+    "translator_loop_x86_64",
+    # ENDING in native.asm: instructions that end their block
+    "helper_inb_x86_64", "helper_inw_x86_64", "helper_inl_x86_64",
+    "helper_outb_x86_64", "helper_outw_x86_64", "helper_outl_x86_64",
+    "helper_rdtsc_x86_64", "helper_rdtscp_x86_64", "helper_wrmsr_x86_64")
 
 #: functions of libunicorn that are replaced by a routine
 INTERPOSED: Final = {
-    "tcg_gen_code_x86_64": "gen_code", "tlb_set_page_with_attrs_x86_64": "set_page",
+    "tcg_gen_code_x86_64": "gen_code", "translator_loop_x86_64": "translator", "tlb_set_page_with_attrs_x86_64": "set_page",
     "tlb_protect_code_x86_64": "protect_code",
     "cpu_watchpoint_address_matches_x86_64": "watch_page",
     "cpu_check_watchpoint_x86_64": "watch"}
@@ -68,8 +73,7 @@ class Context(C.Structure):
 
     _fields_ = [("next", _U64), ("uc", _U64), ("tcg", _U64), ("cpu", _U64), ("env", _U64),
                 ("fault", _U32), ("fault_error", _U32), ("limit", _U64), ("request", _U32),
-                ("replaying", _U32), ("watching", _U32), ("patch", _U32), ("leave", _U32),
-                ("trace", _U64), ("trace_end", _U64), *((name, _U64) for name in CALLBACKS)]
+                ("replaying", _U32), ("watching", _U32), ("patch", _U32), ("trace", _U64), ("trace_end", _U64), *((name, _U64) for name in CALLBACKS)]
 
 
 class Native:

@@ -129,10 +129,11 @@ def state_text(cpu: CpuTarget, *, cc: bool = False, fpu: bool = False) -> str:
     if cc:
         digits = 16 if hflags & HF_CS64 else 8
         mask = (1 << 4 * digits) - 1
-        operation = cpu.read("cc_op")
-        name = CC_OPS[operation] if operation < len(CC_OPS) else f"[{operation}]"
-        lines.insert(-1, f"CCS={cpu.read('cc_src') & mask:0{digits}x}"
-                         f" CCD={cpu.read('cc_dst') & mask:0{digits}x} CCO={name}")
+        operation, source = cpu.read("cc_op"), cpu.read("cc_src")
+        if CC_OPS[operation] == "CLR":          # QEMU 10 says the same with EFLAGS
+            operation, source = 1, 0x44
+        lines.insert(-1, f"CCS={source & mask:0{digits}x}"
+                         f" CCD={cpu.read('cc_dst') & mask:0{digits}x} CCO={CC_OPS[operation]}")
     if fpu:
         lines += _floating_point(cpu, hflags)
     return "\n".join(lines) + "\n"
