@@ -139,6 +139,7 @@ class Log:
         self.ranges = ranges
         self._file: TextIO | None = None
         self._path: str | None = None
+        self._written = False
         self._count = 0
         self._cflags = _CFLAGS
         self._disassemblers: dict[int, object] = {}
@@ -154,7 +155,6 @@ class Log:
         new: TextIO | None = None
         if path is not None:
             try:
-                # line by line only for people who look on; a program flushes itself
                 new = open(path, "w", buffering=1 << 16, encoding="utf-8")  # noqa: SIM115
             except OSError as error:
                 raise LogError(f"Error opening logfile {path}: {error.strerror}") from None
@@ -191,11 +191,14 @@ class Log:
 
     def write(self, text: str) -> None:
         """Add *text*, lines and all."""
+        self._written = True
         (self._file or sys.stderr).write(text)
 
     def flush(self) -> None:
-        """Let others see what has been written."""
-        (self._file or sys.stderr).flush()
+        """Let others see what has been written: called after each slice."""
+        if self._written:
+            self._written = False
+            (self._file or sys.stderr).flush()
 
     def _wanted(self, address: int) -> bool:
         return not self.ranges or any(low <= address <= high for low, high in self.ranges)

@@ -148,9 +148,9 @@ class Machine:
         self.board.before_reset = self.log.reset
         self.runstate.add_suspend_listener(self.board.suspended)
         self._freeze()
-        self.board.reset()
         self.cpu.one_insn_per_tb = config.one_insn_per_tb
         self.log.set_items(config.log_items)
+        self.board.reset()
         if config.start:
             self.runstate.vm_start()
 
@@ -401,8 +401,11 @@ class Machine:
             _log.error("the processor cannot go on: %s", error)
             self.runstate.vm_stop(RunState.INTERNAL_ERROR)
             return True
+        self.log.flush()
         if why is Stop.BUDGET:
             self._measure()
+        elif why in (Stop.BREAKPOINT, Stop.WATCHPOINT):
+            self.runstate.vm_stop(RunState.DEBUG)
         elif why is Stop.TRIPLE_FAULT:
             self.runstate.request_reset(ShutdownCause.GUEST_RESET)
         return True

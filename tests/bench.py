@@ -5,7 +5,7 @@ take turns, and the medians are printed.  Whole processes are timed; a rate is
 the difference between a long and a short run, so that start-up cancels out.
 Without a qemu-system-x86_64 only our own column is printed.
 
-    python -m tests.bench [speed] [s3] [start]
+    python -m tests.bench [start] [speed] [events] [s3]
 """
 
 from __future__ import annotations
@@ -43,10 +43,60 @@ LOOPS = {
 }
 
 
+#: 32-bit protected mode with an IDT, then the body, again and again: its work is a real one's
+PROTECTED_LOOP = """
+        mov     ax, cs
+        mov     ds, ax
+        o32 lgdt [gdtr]
+        mov     eax, cr0
+        or      al, 1
+        mov     cr0, eax
+        jmp     dword 8:0xf0000 + protected
+        align   8
+gdt:    dq      0, 0x00cf9b000000ffff, 0x00cf93000000ffff
+gdtr:   dw      23
+        dd      0xf0000 + gdt
+idtr:   dw      0x7ff
+        dd      0x2000
+        bits    32
+protected:
+        mov     ax, 0x10
+        mov     ds, ax
+        mov     es, ax
+        mov     ss, ax
+        mov     esp, 0x7000
+        mov     edi, 0x2000
+        mov     ecx, 256
+fill:   mov     eax, 0x80000 + handler
+        stosd
+        mov     eax, 0xf8e00
+        stosd
+        loop    fill
+        lidt    [0xf0000 + idtr]
+        mov     dword [0xfee000f0], 0x1ff
+        mov     ecx, 0x11223344
+        sti
+"""
+#: name -> (set-up that ends in the loop's first instruction, the loop, its count a turn, turns)
+EVENTS = {
+    "exceptions (#UD and IRET)": (PROTECTED_LOOP + "jmp again\nhandler: add dword [esp], 2\niret\n"
+                                  "again: ud2\ndec ecx\njnz again", 1, 1_000_000),
+    "interrupts (self-IPI, EOI and IRET)": (
+        PROTECTED_LOOP + "jmp again\nhandler: mov dword [0xfee000b0], 0\niret\n"
+        "again: mov dword [0xfee00300], 0x44040\nnop\ndec ecx\njnz again", 1, 200_000),
+    "port reads (i8042 status)": ("mov ecx, 0x11223344\nagain: in al, 0x64\ndec ecx\njnz again",
+                                  1, 1_000_000),
+}
+
+
 def rom(turns: int, body: str) -> bytes:
     """A 64 KiB ROM that goes *turns* times through *body* and ends the emulator."""
-    code = asm("cli\nxor ax, ax\nmov ds, ax\nmov ecx, 0x11223344\nagain:\n" + body
-               + "\nmov al, 0\nout 0xf4, al\nhlt", org=0)
+    return finished(turns, "cli\nxor ax, ax\nmov ds, ax\nmov ecx, 0x11223344\nagain:\n" + body)
+
+
+def finished(turns: int, body: str) -> bytes:
+    """A 64 KiB ROM of *body*, in which 0x11223344 stands for *turns*."""
+    code = asm(body + "\nmov al, 0\nout 0xf4, al\nhlt", org=0)
     code = code.replace((0x11223344).to_bytes(4, "little"), turns.to_bytes(4, "little"))
     image = bytearray(0x10000)
     image[:len(code)] = code
@@ -98,6 +148,30 @@ def rate(command: list[str], folder: Path, name: str, one_insn: bool) -> float:
         path.write_bytes(rom(count, body))
         took.append(seconds([*command, *PLAIN, *accel, *EXIT_DEVICE, "-bios", str(path)]))
     return (turns - turns // 20) * per_turn / (took[1] - took[0])
+
+
+def events(command: list[str], folder: Path, name: str) -> float:
+    """Events per second of one of EVENTS."""
+    body, per_turn, turns = EVENTS[name]
+    took = []
+    for count in (turns // 10, turns):
+        path = folder / f"events-{count}.rom"
+        path.write_bytes(finished(count, body))
+        took.append(seconds([*command, *PLAIN, *EXIT_DEVICE, "-bios", str(path)]))
+    return (turns - turns // 10) * per_turn / (took[1] - took[0])
+
+
+def logged(command: list[str], folder: Path, turns: int = 500_000) -> float:
+    """Lines of `-d exec` per second, with one-insn-per-tb, into a file."""
+    took, lines = [], []
+    for count in (turns // 10, turns):
+        path, log = folder / f"log-{count}.rom", folder / "exec.log"
+        path.write_bytes(rom(count, LOOPS["integer"][0]))
+        took.append(seconds([*command, *PLAIN, "-accel", "tcg,one-insn-per-tb=on", *EXIT_DEVICE,
+                             "-d", "exec,nochain", "-D", str(log), "-bios", str(path)]))
+        with log.open("rb") as file:
+            lines.append(sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b"")))
+    return (lines[1] - lines[0]) / (took[1] - took[0])
 
 
 def compare(what: str, unit: str, ours: Callable[[], float],
@@ -217,7 +291,7 @@ def s3_as_library(cycles: int = 1000) -> float:
 def main(wanted: list[str]) -> None:
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)     # an installed program has its bytecode
-    chosen = set(wanted) or {"speed", "s3", "start"}
+    chosen = set(wanted) or {"speed", "events", "s3", "start"}
     qemu = [QEMU] if QEMU else None
     print(f"{'':44} {'snooze':>10} {'QEMU':>10} {'ratio':>7}")
     with tempfile.TemporaryDirectory() as name:
@@ -240,6 +314,20 @@ def main(wanted: list[str]) -> None:
 
                     compare(f"{loop} loop, {mode}", "M instructions/s", ours,
                             theirs if qemu else None, 1e6)
+        if "events" in chosen:
+            for event in EVENTS:
+
+                def our_events(event: str = event) -> float:
+                    return events(SNOOZE, folder, event)
+
+                def their_events(event: str = event) -> float:
+                    assert qemu is not None
+                    return events(qemu, folder, event)
+
+                compare(event, "thousand/s", our_events, their_events if qemu else None, 1e3)
+            compare("lines of -d exec, one-insn-per-tb", "thousand/s",
+                    lambda: logged(SNOOZE, folder),
+                    (lambda: logged(qemu, folder)) if qemu else None, 1e3)
         if "s3" in chosen:
             compare("S3 cycles over QMP, wall clock", "cycles/s",
                     lambda: s3_over_qmp(SNOOZE, folder),
