@@ -153,6 +153,7 @@ class X86Cpu:
         self._bus = bus
         self._port_read = bus.port_read
         self._port_write = bus.port_write
+        self.acknowledge = bus.acknowledge_interrupt
         self.model = model = model or resolve("qemu64")
         self._engine = Engine(self, model.unicorn)
         self._q, self._d = self._engine.q, self._engine.d
@@ -494,9 +495,6 @@ class X86Cpu:
             self._engine.fault(_GP)
             return False
         return True
-
-    def acknowledge(self) -> int:
-        return self._bus.acknowledge_interrupt()
 
     def _load(self, name: str, selector: int, base: int, limit: int, flags: int) -> None:
         at = _SEGMENTS[name]

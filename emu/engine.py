@@ -713,10 +713,15 @@ class Engine:
 
     def map_mmio(self, address: int, length: int, read: Callable[[int, int], int],
                  write: Callable[[int, int, int], None]) -> None:
-        """Let *read*(offset, size) and *write*(offset, size, value) answer a range."""
+        """Let *read*(offset, size) and *write*(offset, size, value) answer a range.
+
+        Each access counts for `io_weight` blocks more.
+        """
+        counter = self.counter
 
         def on_read(_uc: int, offset: int, size: int, _data: int) -> int:
             try:
+                counter.value += self.io_weight
                 return read(offset, size)
             except BaseException as error:      # noqa: BLE001 - raised again by run()
                 self._fail(error)
@@ -724,6 +729,7 @@ class Engine:
 
         def on_write(_uc: int, offset: int, size: int, value: int, _data: int) -> None:
             try:
+                counter.value += self.io_weight
                 write(offset, size, value)
             except BaseException as error:      # noqa: BLE001 - raised again by run()
                 self._fail(error)

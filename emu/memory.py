@@ -70,17 +70,7 @@ class Memory:
 
     def map_mmio(self, address: int, length: int, read: MmioRead, write: MmioWrite) -> None:
         """Let a device answer a range."""
-        engine, counter = self._engine, self._engine.counter
-
-        def weighed_read(offset: int, size: int) -> int:
-            counter.value += engine.io_weight
-            return read(offset, size)
-
-        def weighed_write(offset: int, size: int, value: int) -> None:
-            counter.value += engine.io_weight
-            write(offset, size, value)
-
-        engine.map_mmio(address, length, weighed_read, weighed_write)
+        self._engine.map_mmio(address, length, read, write)
         self._mmio.append((address, address + length, read, write))
 
     def unmap(self, address: int, length: int) -> None:

@@ -42,7 +42,8 @@ IMPORTS: Final = (
 
 #: functions of libunicorn that are replaced by a routine
 INTERPOSED: Final = {
-    "tcg_gen_code_x86_64": "gen_code", "translator_loop_x86_64": "translator", "tlb_set_page_with_attrs_x86_64": "set_page",
+    "tcg_gen_code_x86_64": "gen_code", "translator_loop_x86_64": "translator",
+    "tlb_set_page_with_attrs_x86_64": "set_page",
     "tlb_protect_code_x86_64": "protect_code",
     "cpu_watchpoint_address_matches_x86_64": "watch_page",
     "cpu_check_watchpoint_x86_64": "watch"}
@@ -73,7 +74,8 @@ class Context(C.Structure):
 
     _fields_ = [("next", _U64), ("uc", _U64), ("tcg", _U64), ("cpu", _U64), ("env", _U64),
                 ("fault", _U32), ("fault_error", _U32), ("limit", _U64), ("request", _U32),
-                ("replaying", _U32), ("watching", _U32), ("patch", _U32), ("trace", _U64), ("trace_end", _U64), *((name, _U64) for name in CALLBACKS)]
+                ("replaying", _U32), ("watching", _U32), ("patch", _U32), ("trace", _U64),
+                ("trace_end", _U64), *((name, _U64) for name in CALLBACKS)]
 
 
 class Native:

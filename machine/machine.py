@@ -146,6 +146,7 @@ class Machine:
         except LogError as error:
             raise ConfigError(str(error)) from None
         self.board.before_reset = self.log.reset
+        self._acknowledge = self.board.local_apic.acknowledge
         self.runstate.add_suspend_listener(self.board.suspended)
         self._freeze()
         self.cpu.one_insn_per_tb = config.one_insn_per_tb
@@ -541,7 +542,7 @@ class Machine:
 
     def acknowledge_interrupt(self) -> int:
         """The acknowledge cycle."""
-        return self.board.local_apic.acknowledge()
+        return self._acknowledge()
 
     def read_cr8(self) -> int:
         """The task priority."""

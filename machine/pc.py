@@ -86,8 +86,7 @@ class PcBoard:
         #: called before the processor is reset
         self.before_reset: Notify = lambda: None
         self.ioapic = IoApic(deliver=self._interrupt_message)
-        cpu.memory.overlay(IOAPIC_BASE, 0x1000, self.ioapic.mmio_read,
-                           lambda offset, size, value: self.ioapic.mmio_write(offset, size, value))
+        cpu.memory.overlay(IOAPIC_BASE, 0x1000, self.ioapic.mmio_read, self.ioapic.mmio_write)
         self.local_apic = LocalApic(
             clock=clock, tsc=tsc, tsc_ns=tsc_ns, output=cpu.set_interrupt, nmi=cpu.raise_nmi,
             smi=cpu.raise_smi, init=self._init, start_up=lambda vector: None,
@@ -242,8 +241,7 @@ class PcBoard:
         self._apic_page = None
         if base is not None:
             if memory.overlay(base, 0x1000, self.local_apic.mmio_read,
-                              lambda offset, size, value:
-                              self.local_apic.mmio_write(offset, size, value)):
+                              self.local_apic.mmio_write):
                 self._apic_page = base
             else:
                 _guest.warning("the local APIC's registers at %#x would cover memory", base)

@@ -67,7 +67,7 @@ ESR_SEND_ILLEGAL, ESR_RECEIVE_ILLEGAL, ESR_ILLEGAL_REGISTER = 1 << 5, 1 << 6, 1 
 MSR_APIC_BASE, MSR_TSC_DEADLINE, MSR_X2APIC = 0x1B, 0x6E0, 0x800
 
 
-@dataclass
+@dataclass(slots=True)
 class State:
     """All registers.  ISR, TMR and IRR are numbers of 256 bits."""
 
@@ -215,29 +215,30 @@ class LocalApic:
         if not s.irr or not s.svr & SVR_ENABLE:
             return -1
         vector = s.irr.bit_length() - 1
-        return vector if vector & 0xF0 > self._ppr() & 0xF0 else -1
+        if s.isr and s.isr.bit_length() - 1 >= vector & 0xF0:
+            return -1
+        return vector if vector & 0xF0 > s.tpr & 0xF0 else -1
 
     def _extint_pending(self) -> bool:
+        """Whether the i8259, which drives LINT0 high or sent a message, is let through."""
         s = self.state
-        if s.extint:
-            return True
-        if not s.pins[0]:
-            return False
-        if not s.base & BASE_ENABLE:
+        if s.extint or not s.base & BASE_ENABLE:
             return True
         lvt = s.lvt[LINT0]
         return not lvt & MASKED and lvt >> 8 & 7 == EXTINT
 
     def _update(self) -> None:
-        level = self._extint_pending() or self._deliverable() >= 0
-        if level != self._level:
+        s = self.state
+        level = bool(s.irr and self._deliverable() >= 0
+                     or (s.pins[0] or s.extint) and self._extint_pending())
+        if level is not self._level:
             self._level = level
             self._output(level)
 
     def acknowledge(self) -> int:
         """The processor takes an interrupt: its vector, or -1 when there is none at all."""
         s = self.state
-        if self._extint_pending():
+        if (s.pins[0] or s.extint) and self._extint_pending():
             s.extint = False
             vector = self._extint()
             self._update()
