@@ -295,6 +295,8 @@ class Engine:
                            ("debug_excp_handler", "breakpoint_handler_x86_64")):
             if _peek64(self._class + CC[slot]) != lib.address(name):
                 raise UnknownEngine(f"CPUClass.{slot} is elsewhere")
+        if _peek64(self._class + CC["do_unaligned_access"]):
+            raise UnknownEngine("CPUClass.do_unaligned_access is elsewhere")
         size = ENV["end"]
         view = memoryview((C.c_char * size).from_address(self.env)).cast("B")
         self.b = view
@@ -438,6 +440,8 @@ class Engine:
         _U64.from_address(self._class + CC["cpu_exec_interrupt"]).value = \
             native.entry["exec_interrupt"]
         _U64.from_address(self._class + CC["debug_excp_handler"]).value = native.entry["debug"]
+        _U64.from_address(self._class + CC["do_unaligned_access"]).value = \
+            native.entry["unaligned"]
         _U64.from_address(self._class + CC["asidx_from_attrs"]).value = 0    # or an SMI crashes
         native.add(context)
         self._known = True

@@ -26,6 +26,9 @@ ENV: Final = {
 }
 SEGMENT_SIZE: Final = 24        # u32 selector, u64 base at 8, u32 limit, u32 flags
 
+#: our own bit of CPUX86State.hflags, which is a part of each block's flags: CR0.AM
+HF_AM_BIT: Final = 27
+
 #: CPUState
 CPU: Final = {
     "cflags_next_tb": 24, "interrupt_request": 28,
@@ -35,7 +38,8 @@ CPU: Final = {
     "env": 35408,
 }
 #: CPUClass
-CC: Final = {"asidx_from_attrs": 104, "debug_excp_handler": 120, "cpu_exec_interrupt": 144}
+CC: Final = {"do_unaligned_access": 24, "asidx_from_attrs": 104, "debug_excp_handler": 120,
+             "cpu_exec_interrupt": 144}
 
 #: uc_struct
 UC: Final = {
@@ -47,12 +51,15 @@ UC: Final = {
 #: TCGContext, TCGOp and TranslationBlock
 TCG_OPS: Final = 0x7388
 OP_CALL: Final = 2
+OP_QEMU_LD_I32: Final = 133     # and st_i32, ld_i64, st_i64
 TB: Final = {"pc": 0, "cs_base": 8, "flags": 16, "size": 20, "icount": 22, "cflags": 24,
              "tc.ptr": 32}
 
-#: TranslatorOps (words), DisasContextBase, DisasJumpType
+#: TranslatorOps (words), DisasContextBase, DisasContext, DisasJumpType
 OPS_TRANSLATE_INSN: Final = 4
+DB_PC_NEXT: Final = 16
 DB_IS_JMP: Final = 24
+DC_CC_OP: Final = 116
 DISAS_NEXT: Final = 0
 DISAS_TOO_MANY: Final = 1
 
@@ -77,9 +84,12 @@ NATIVE: Final = {
     "UC_L1_MAP": UC["l1_map"], "UC_L1_SIZE": UC["v_l1_size"], "UC_L1_SHIFT": UC["v_l1_shift"],
     "UC_L2_LEVELS": UC["v_l2_levels"],
     "TCG_OPS": TCG_OPS, "OP_CALL": OP_CALL,
+    "OP_QEMU_LD_I32": OP_QEMU_LD_I32, "OP_QEMU_LD_I64": OP_QEMU_LD_I32 + 2,
+    "OP_QEMU_ST_I64": OP_QEMU_LD_I32 + 3, "HF_AM_BIT": HF_AM_BIT, "ENV_CR0": ENV["cr"],
     "TB_PC": TB["pc"], "TB_CS_BASE": TB["cs_base"], "TB_FLAGS": TB["flags"],
     "TB_SIZE": TB["size"], "TB_ICOUNT": TB["icount"], "TB_CODE": TB["tc.ptr"],
-    "OPS_TRANSLATE_INSN": OPS_TRANSLATE_INSN, "DB_IS_JMP": DB_IS_JMP,
+    "OPS_TRANSLATE_INSN": OPS_TRANSLATE_INSN, "DB_PC_NEXT": DB_PC_NEXT, "DB_IS_JMP": DB_IS_JMP,
+    "DC_CC_OP": DC_CC_OP,
     "DISAS_NEXT": DISAS_NEXT, "DISAS_TOO_MANY": DISAS_TOO_MANY,
     "TLB_MASK": TLB["mask"], "TLB_TABLE": TLB["table"], "TLB_IOTLB": TLB["iotlb"],
     "TLB_DESC_SIZE": TLB_DESC_SIZE, "TLB_ENTRY_BITS": TLB_ENTRY_BITS,

@@ -14,7 +14,7 @@ bits 64
 default rel
 %include "layout.inc"
 
-%define GLOBALS_AT 0x1000           ; one page of code, one of globals
+%define GLOBALS_AT 0x2000           ; two pages of code, one of globals
 %define ENDING 9                    ; how many helpers end their block
 
 ; --- one context for each engine (Context in emu/native.py)
@@ -33,6 +33,8 @@ struc context
 .patch:         resd 1              ; count blocks inline
 .trace:         resq 1              ; next free trace record
 .trace_end:     resq 1
+.int_length:    resq 1              ; of the last INT n, in bytes
+.undefined:     resq 1              ; how many bytes of UD2 the translator is still to read
 ; callbacks into Python; 0 for none
 .acknowledge:   resq 1              ; () -> vector or -1
 .rdmsr:         resq 1              ; ()
@@ -74,6 +76,10 @@ struc globals
 .rsm:           resq 1
 .set_dr:        resq 1
 .translator:    resq 1
+.load_byte:     resq 1
+.raise_at:      resq 1
+.raise_interrupt: resq 1
+.into:          resq 1
 ; instructions that end their block
 .ends:          resq ENDING
 ; TranslatorOps with our translate_insn, and the original's
@@ -88,7 +94,13 @@ INTERRUPT_SMI   equ 0x040
 INTERRUPT_DEBUG equ 0x080
 INTERRUPT_NMI   equ 0x200
 HF_INHIBIT_IRQ  equ 1 << 3
+HF_LMA          equ 1 << 14
+HF_CS64         equ 1 << 15
 HF_SMM          equ 1 << 19
+HF_AM           equ 1 << HF_AM_BIT
+AC              equ 1 << 18
+MO_ALIGN        equ 7 << 4
+MO_ALIGN_16     equ 4 << 4
 HF2_NMI         equ 1 << 2
 IF              equ 0x200
 RF              equ 0x10000
@@ -98,6 +110,7 @@ TLB_NOTDIRTY    equ 0x400
 ; register that holds none (LTR of a null selector) Unicorn would abort the process at the way
 ; to an inner ring.  The null task register's limit, 0, makes it #TS instead.
 TSS_THERE       equ 0x8100
+CC_OP_EFLAGS    equ 1
 FLAGS_IN_TB     equ 0x73100         ; TF, IOPL, RF, VM, AC: part of a block's flags
 
 ; r11 := the context whose %2 is %1, or 0
@@ -112,16 +125,44 @@ FLAGS_IN_TB     equ 0x73100         ; TF, IOPL, RF, VM, AC: part of a block's fl
 %%end:
 %endmacro
 
+; al := the code byte at CS:%1; rdx (the context), rcx and rsi are kept
+%macro FETCH 1
+        push    rdx
+        push    rcx
+        push    rsi
+        mov     rdi, [rdx + context.env]
+        mov     rsi, %1
+        add     rsi, [rdi + ENV_CS_BASE]
+        test    dword [rdi + ENV_HFLAGS], HF_CS64
+        jnz     %%long
+        mov     esi, esi
+%%long: call    G(load_byte)
+        pop     rsi
+        pop     rcx
+        pop     rdx
+%endmacro
+
+; CR0.AM of rax becomes our flag HF_AM of %1, an env, so that blocks differ by it; eax is lost
+%macro ALIGNMENT 1
+        and     dword [%1 + ENV_HFLAGS], ~HF_AM
+        shr     eax, 18
+        and     eax, 1
+        shl     eax, HF_AM_BIT
+        or      [%1 + ENV_HFLAGS], eax
+%endmacro
+
 ; --- where emu/native.py finds the routines (ENTRIES there, in the same order)
         dw      deliver, deliver_invalid, guard_in, guard_out, guard_insn, exec_interrupt
         dw      count, trace, gen_code, set_page, protect_code, watch_page, watch, debug
-        dw      rdmsr, wrmsr, read_cr, write_cr, rsm, set_dr, translator
+        dw      rdmsr, wrmsr, read_cr, write_cr, rsm, set_dr, translator, load_byte, unaligned
 
 ; UC_HOOK_INTR (uc, vector, context): deliver an exception or INT n; may longjmp.
 ; Unicorn has moved RIP behind a software interrupt by now.  It is put back, so that a fault
-; of the delivery names the instruction: two bytes, one for INT3 and INTO (vectors 3 and 4;
-; the rare forms CD 03 and CD 04 are a byte off).
+; of the delivery names the instruction.
 ; A fault pushes RF, so that an instruction breakpoint does not stop its second try.
+; The error code of a bad gate in long mode is 16 * n + 2 in Unicorn, as if an entry of the
+; IDT had an index of its size (SDM 3A, 6.13: 8 * n + 2).
+; F1, ICEBP, is #UD in Unicorn; it is a #DB behind the instruction (SDM 2, INT1).
 align 16
 deliver:
         mov     rax, [rdx + context.env]
@@ -129,15 +170,23 @@ deliver:
         cmp     dword [rax + ENV_EXCEPTION_IS_INT], 0
         je      .exception
         mov     rcx, [rax + ENV_EXCEPTION_NEXT_EIP]
-        mov     r8d, 2
-        lea     r9d, [rsi - 3]
-        cmp     r9d, 2
-        sbb     r8, 0
-        sub     rcx, r8
+        sub     rcx, [rdx + context.int_length]
         mov     [rax + ENV_EIP], rcx
         jmp     .go
 .exception:
-        bt      dword [not_faults], esi
+        test    dword [rax + ENV_HFLAGS], HF_LMA
+        jz      .code
+        cmp     esi, 11                 ; #NP
+        je      .gate
+        cmp     esi, 13                 ; #GP
+        jne     .code
+.gate:  mov     ecx, [rax + ENV_ERROR_CODE]
+        test    cl, 2
+        jz      .code
+        shr     ecx, 4
+        lea     ecx, [rcx * 8 + 2]
+        mov     [rax + ENV_ERROR_CODE], ecx
+.code:  bt      dword [not_faults], esi
         jc      .go
         or      dword [rax + ENV_EFLAGS], RF
 .go:    cmp     qword [rdx + context.interrupt], 0
@@ -165,10 +214,23 @@ deliver_invalid:
         mov     rbx, rsi
         mov     rax, [rbx + context.env]
         or      dword [rax + ENV_TR_FLAGS], TSS_THERE
-        or      dword [rax + ENV_EFLAGS], RF
-        cmp     qword [rbx + context.interrupt], 0
-        je      .do
+        mov     rcx, [rax + ENV_EIP]
+        mov     rdx, rbx
+        sub     rsp, 8
+        FETCH   rcx
+        add     rsp, 8
+        cmp     al, 0xf1
+        mov     rax, [rbx + context.env]
         mov     edi, 6
+        je      .icebp
+        or      dword [rax + ENV_EFLAGS], RF
+        jmp     .tell
+.icebp: inc     qword [rax + ENV_EIP]
+        mov     edi, 1
+        mov     rcx, [rbx + context.cpu]
+        mov     [rcx + CPU_EXCEPTION_INDEX], edi
+.tell:  cmp     qword [rbx + context.interrupt], 0
+        je      .do
         xor     esi, esi
         xor     edx, edx
         mov     rcx, [rax + ENV_EIP]
@@ -377,9 +439,57 @@ translate_insn:
         push    r13
         mov     rbx, rdi
         FIND    rsi, cpu
-        mov     r12, [r11 + context.tcg]
-        mov     r13, [r12 + TCG_OPS + 8]        ; the last op's link
+        mov     r12, r11
+        mov     r13, rsi
+        call    examine
+        xor     ecx, ecx
+        cmp     eax, ILL
+        sete    cl
+        add     ecx, ecx
+        mov     [r12 + context.undefined], rcx
+        mov     rdi, rbx
+        mov     rsi, r13
+        mov     r12, [r12 + context.tcg]
+        mov     r13, [r12 + TCG_OPS + 8]        ; the last op's link: insn_start's
+        push    rax
+        sub     rsp, 8
         call    G(translate_insn)
+        add     rsp, 8
+        pop     rax
+        cmp     eax, ALIGNED
+        je      .align
+        cmp     eax, FLAGS_FIRST
+        jne     .ends
+        cmp     dword [rbx + DC_CC_OP], CC_OP_EFLAGS
+        jne     .ends
+        mov     qword [r13 + 24], CC_OP_EFLAGS  ; insn_start (pc, cc_op)
+        jmp     .ends
+.align: mov     rdx, r13                ; of two accesses of 8 bytes, mark the first
+        xor     ecx, ecx
+.access:
+        mov     rdx, [rdx]
+        test    rdx, rdx
+        jz      .ends
+        movzx   eax, byte [rdx]
+        add     rdx, 8                  ; its link
+        cmp     eax, OP_QEMU_LD_I64
+        je      .wide
+        cmp     eax, OP_QEMU_ST_I64
+        jne     .access
+.wide:  mov     eax, [rdx + 32]         ; (data, address, memop << 4 | mmu index)
+        and     eax, 3 << 4
+        cmp     eax, 3 << 4             ; MO_64
+        jne     .access
+        test    rcx, rcx
+        jnz     .second
+        mov     rcx, rdx
+        jmp     .access
+.second:
+        mov     al, [rdx - 8]
+        cmp     al, [rcx - 8]
+        jne     .ends
+        or      qword [rcx + 32], MO_ALIGN_16 << 4
+.ends:
         cmp     dword [rbx + DB_IS_JMP], DISAS_NEXT
         jne     .end
 .op:    mov     r13, [r13]
@@ -408,6 +518,241 @@ translate_insn:
         pop     rbx
         ret
 
+; Look at the instruction that the translator is about to read.
+; ILL: Unicorn executes it, or dies of it, and a processor refuses it with #UD: LOCK on what
+; cannot be locked (SDM 2, LOCK), MOVBE of two registers, MOVMSKPS of memory, 8F, C6 and C7 with another reg than 0.
+; FLAGS_FIRST: Unicorn computes the flags in place before the instruction's memory access, so
+; that after a fault they are not as insn_start says: SETcc, RCL and RCR of memory.
+; ALIGNED: an operand of 16 bytes must be aligned (SDM 2, 2.4), which Unicorn does not check.
+; rbx: DisasContextBase, r12: context -> eax: ILL, FLAGS_FIRST, ALIGNED or else
+ILL         equ 0
+FLAGS_FIRST equ 2
+ALIGNED     equ 3
+examine:
+        push    rbp
+        push    r13
+        push    r14
+        push    r15
+        mov     r13, [rbx + DB_PC_NEXT]
+        xor     r14d, r14d              ; bit 0: LOCK, 1: REPNE, 2: REP, 3: operand size
+        mov     r15d, 14                ; more prefixes are #GP, which the translator says
+.byte:  call    .load
+        dec     r15d
+        js      .well
+        lea     ecx, [rax - 0x26]       ; segments, 0x26 to 0x3e
+        test    ecx, ~0x18
+        jz      .byte
+        cmp     al, 0x66
+        je      .data
+        lea     ecx, [rax - 0x64]       ; FS, GS, address size
+        cmp     ecx, 4
+        jb      .byte
+        cmp     al, 0xf0
+        je      .lock
+        cmp     al, 0xf2
+        je      .repne
+        cmp     al, 0xf3
+        je      .rep
+        mov     rcx, [r12 + context.env]
+        test    dword [rcx + ENV_HFLAGS], HF_CS64
+        jz      .opcode
+        mov     ecx, eax
+        and     ecx, 0xf0
+        cmp     ecx, 0x40               ; REX
+        je      .byte
+.opcode:
+        cmp     al, 0x0f
+        je      .two
+        test    r14d, 1
+        jz      .rotate
+        lea     rbp, [lockable]
+        jmp     .find
+.rotate:
+        lea     ecx, [rax - 0xc0]       ; C0, C1, D0 to D3
+        cmp     ecx, 2
+        jb      .rcl
+        lea     ecx, [rax - 0xd0]
+        cmp     ecx, 4
+        jae     .one
+.rcl:   call    .load
+        cmp     al, 0xc0
+        jae     .well
+        and     al, 0x30
+        cmp     al, 0x10                ; /2, /3
+        je      .flags_first
+        jmp     .well
+.one:   cmp     al, 0x8f
+        je      .reg0
+        and     al, 0xfe
+        cmp     al, 0xc6
+        jne     .well
+.reg0:  call    .load
+        test    al, 0x38
+        jnz     .ill
+        jmp     .well
+.lock:  or      r14d, 1
+        jmp     .byte
+.repne: or      r14d, 2
+        jmp     .byte
+.rep:   or      r14d, 4
+        jmp     .byte
+.data:  or      r14d, 8
+        jmp     .byte
+.two:   call    .load
+        lea     rbp, [lockable_0f]
+        test    r14d, 1
+        jnz     .find
+        lea     ecx, [rax - 0x90]
+        cmp     ecx, 16
+        jb      .setcc
+        cmp     al, 0x3a
+        je      .three
+        cmp     al, 0x38
+        jne     .sse
+        call    .load
+        and     al, 0xfe
+        cmp     al, 0xf0                ; MOVBE, or CRC32 with F2
+        jne     .aligned
+        test    r14d, 2
+        jnz     .well
+        call    .load
+        cmp     al, 0xc0
+        jae     .ill
+        jmp     .well
+.three: call    .load
+        and     al, 0xfc
+        cmp     al, 0x60                ; PCMPESTRM and its like
+        jne     .aligned
+        jmp     .well
+.sse:   lea     ecx, [rax - 0x10]       ; MOVUPS
+        cmp     ecx, 2
+        jb      .well
+        lea     ecx, [rax - 0x1a]       ; BNDMOV
+        cmp     ecx, 2
+        jb      .well
+        cmp     al, 0xf0                ; LDDQU
+        je      .well
+        cmp     al, 0x50                ; MOVMSKPS, of memory
+        je      .register
+        lea     ecx, [rax - 0x2c]       ; CVTTPS2PI and CVTPS2PI take 8 bytes
+        cmp     ecx, 2
+        jb      .two_wide
+        cmp     al, 0x5a                ; CVTPS2PD too
+        je      .two_wide
+        cmp     al, 0xe6                ; CVTDQ2PD: F3
+        je      .not_rep
+        and     al, 0xef
+        cmp     al, 0x6f                ; MOVDQU: F3
+        jne     .aligned
+.not_rep:
+        test    r14d, 4
+        jnz     .well
+.aligned:
+        mov     eax, ALIGNED
+        jmp     .end
+.two_wide:
+        test    r14d, 8
+        jnz     .aligned
+        jmp     .well
+.register:
+        call    .load
+        cmp     al, 0xc0
+        jb      .ill
+        jmp     .well
+.find:  movzx   ecx, word [rbp]
+        jecxz   .ill
+        add     rbp, 2
+        cmp     cl, al
+        jne     .find
+        mov     ebp, ecx
+        call    .load
+        cmp     al, 0xc0
+        jae     .ill
+        shr     eax, 3
+        and     eax, 7
+        add     eax, 8
+        bt      ebp, eax
+        jnc     .ill
+.well:  mov     eax, 1
+        jmp     .end
+.setcc: call    .load
+        cmp     al, 0xc0
+        jae     .well
+.flags_first:
+        mov     eax, FLAGS_FIRST
+        jmp     .end
+.ill:   mov     eax, ILL
+.end:   pop     r15
+        pop     r14
+        pop     r13
+        pop     rbp
+        ret
+.load:  mov     rdi, [r12 + context.env]
+        mov     rsi, r13
+        inc     r13
+        test    dword [rdi + ENV_HFLAGS], HF_CS64
+        jnz     .long
+        mov     esi, esi
+.long:  call    G(load_byte)
+        movzx   eax, al
+        ret
+
+; opcode | 1 << (8 + reg of its ModRM) | …, 0
+lockable:
+%assign opcode 0
+%rep 7
+        dw      0xff00 + opcode, 0xff01 + opcode
+%assign opcode opcode + 8
+%endrep
+        dw      0x7f80, 0x7f81, 0x7f82, 0x7f83, 0xff86, 0xff87, 0x0cf6, 0x0cf7, 0x03fe, 0x03ff, 0
+lockable_0f:                            ; BTS, BTR, BTC, CMPXCHG, XADD, CMPXCHG8B
+        dw      0xffab, 0xffb3, 0xffbb, 0xe0ba, 0xffb0, 0xffb1, 0xffc0, 0xffc1, 0x02c7, 0
+
+; helper_raise_interrupt (env, vector, length), helper_into (env, length)
+align 16
+raise_interrupt:
+        FIND    rdi, env
+        mov     [r11 + context.int_length], edx
+        jmp     G(raise_interrupt)
+into:
+        FIND    rdi, env
+        mov     [r11 + context.int_length], esi
+        jmp     G(into)
+
+; CPUClass.do_unaligned_access (cpu, address, type, mmu index, host address): #AC where
+; alignment is checked, or what an SSE operand gets
+align 16
+unaligned:
+        lea     rdi, [rdi + CPU_ENV]
+        mov     eax, [rdi + ENV_HFLAGS]
+        and     eax, HF_AM | 3
+        mov     esi, 13
+        cmp     eax, HF_AM | 3
+        jne     .raise
+        test    dword [rdi + ENV_EFLAGS], AC
+        jz      .raise
+        mov     esi, 17
+.raise: xor     edx, edx
+        mov     rcx, r8
+        jmp     G(raise_at)
+
+; cpu_ldub_code (env, address) -> byte
+align 16
+load_byte:
+        FIND    rdi, env
+        test    r11, r11
+        jz      .theirs
+        mov     rax, [r11 + context.undefined]
+        test    rax, rax
+        jnz     .ud2
+.theirs:
+        jmp     G(load_byte)
+.ud2:   dec     rax
+        mov     [r11 + context.undefined], rax
+        shl     eax, 2                  ; 0f, then 0b
+        or      eax, 0x0b
+        ret
+
 ; tcg_gen_code (TCGContext, tb) -> size or an error: before it, send calls of helpers that we
 ; replace to our own; after it, count inline and tell who wants to know.
 align 16
@@ -421,9 +766,13 @@ gen_code:
         mov     rbx, r11
         mov     r12, rsi
         mov     rcx, [rdi + TCG_OPS]
+        mov     edi, [rsi + TB_FLAGS]
+        and     edi, HF_AM | AC | 3
+        cmp     edi, HF_AM | AC | 3
+        sete    dil                     ; alignment is checked
         jmp     .ops
 .op:    cmp     byte [rcx], OP_CALL
-        jne     .link
+        jne     .align
         movzx   eax, byte [rcx + 1]     ; how many inputs, how many outputs
         mov     edx, eax
         and     eax, 15
@@ -445,9 +794,23 @@ gen_code:
         REPLACE write_cr, write_cr
         REPLACE rsm, rsm
         REPLACE set_dr, set_dr
+        REPLACE raise_interrupt, raise_interrupt
+        REPLACE into, into
+        jmp     .link
+.align: movzx   eax, byte [rcx]
+        sub     eax, OP_QEMU_LD_I32
+        cmp     eax, 4                  ; qemu_ld and qemu_st of i32 and i64
+        jae     .link
+        test    dil, dil
+        jz      .link
+        test    qword [rcx + 40], MO_ALIGN << 4
+        jnz     .link
+        or      qword [rcx + 40], MO_ALIGN << 4
 .link:  mov     rcx, [rcx + 8]
 .ops:   test    rcx, rcx
         jnz     .op
+        mov     rdi, [rbx + context.tcg]
+        mov     rsi, r12
         call    G(gen_code)
         mov     r13d, eax
         test    eax, eax
@@ -775,7 +1138,11 @@ write_cr:
         test    eax, eax
         jz      fault_or_return
 .theirs:
-        jmp     G(write_cr)
+        test    esi, esi
+        jnz     .go
+        mov     rax, rdx
+        ALIGNMENT rdi
+.go:    jmp     G(write_cr)
 
 ; helper_rsm (env)
 align 16
@@ -784,6 +1151,9 @@ rsm:
         push    r11
         call    G(rsm)
         pop     r11
+        mov     rdi, [r11 + context.env]
+        mov     rax, [rdi + ENV_CR0]
+        ALIGNMENT rdi
         xor     edi, edi
         jmp     [r11 + context.smm]
 

@@ -23,7 +23,8 @@ __all__ = ["CALLBACKS", "Context", "Native"]
 ENTRIES: Final = (
     "deliver", "deliver_invalid", "guard_in", "guard_out", "guard_insn", "exec_interrupt",
     "count", "trace", "gen_code", "set_page", "protect_code", "watch_page", "watch", "debug",
-    "rdmsr", "wrmsr", "read_cr", "write_cr", "rsm", "set_dr", "translator")
+    "rdmsr", "wrmsr", "read_cr", "write_cr", "rsm", "set_dr", "translator", "load_byte",
+    "unaligned")
 
 #: the globals' words after the list of contexts: symbols of libunicorn
 IMPORTS: Final = (
@@ -34,7 +35,8 @@ IMPORTS: Final = (
     "tcg_gen_code_x86_64", "tlb_set_page_with_attrs_x86_64", "tlb_protect_code_x86_64",
     "helper_rdmsr_x86_64", "helper_wrmsr_x86_64", "helper_read_crN_x86_64",
     "helper_write_crN_x86_64", "helper_rsm_x86_64", "helper_set_dr_x86_64",
-    "translator_loop_x86_64",
+    "translator_loop_x86_64", "cpu_ldub_code_x86_64",
+    "raise_exception_err_ra_x86_64", "helper_raise_interrupt_x86_64", "helper_into_x86_64",
     # ENDING in native.asm: instructions that end their block
     "helper_inb_x86_64", "helper_inw_x86_64", "helper_inl_x86_64",
     "helper_outb_x86_64", "helper_outw_x86_64", "helper_outl_x86_64",
@@ -46,9 +48,9 @@ INTERPOSED: Final = {
     "tlb_set_page_with_attrs_x86_64": "set_page",
     "tlb_protect_code_x86_64": "protect_code",
     "cpu_watchpoint_address_matches_x86_64": "watch_page",
-    "cpu_check_watchpoint_x86_64": "watch"}
+    "cpu_check_watchpoint_x86_64": "watch", "cpu_ldub_code_x86_64": "load_byte"}
 
-_CODE_PAGES = 0x1000            # GLOBALS_AT in native.asm
+_CODE_PAGES = 0x2000            # GLOBALS_AT in native.asm
 _P, _U64, _U32, _INT = C.c_void_p, C.c_uint64, C.c_uint32, C.c_int
 
 #: callback's field in Context -> its C type.  CFUNCTYPE: the guest runs without the GIL.
@@ -75,7 +77,8 @@ class Context(C.Structure):
     _fields_ = [("next", _U64), ("uc", _U64), ("tcg", _U64), ("cpu", _U64), ("env", _U64),
                 ("fault", _U32), ("fault_error", _U32), ("limit", _U64), ("request", _U32),
                 ("replaying", _U32), ("watching", _U32), ("patch", _U32), ("trace", _U64),
-                ("trace_end", _U64), *((name, _U64) for name in CALLBACKS)]
+                ("trace_end", _U64), ("int_length", _U64), ("undefined", _U64),
+                *((name, _U64) for name in CALLBACKS)]
 
 
 class Native:

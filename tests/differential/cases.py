@@ -40,6 +40,8 @@ def opcode_cases(modes: tuple[str, ...] = ("64", "32", "16"),
                 if opcode in _SKIP_1 or 0x40 <= opcode < 0x50 and mode == "64":
                     continue
                 for modrm in MODRM[:2] if prefix else MODRM:
+                    if opcode == 0x8E and modrm >> 3 & 7 in (1, 6, 7):
+                        continue                # QEMU 10 takes CS and two that are not there
                     yield Case((prefix + bytes([opcode, modrm]) + NOPS)[:12], mode, user)
             for opcode in range(256):
                 if opcode in _SKIP_2:
@@ -49,7 +51,11 @@ def opcode_cases(modes: tuple[str, ...] = ("64", "32", "16"),
 
 
 def wide_opcode_cases() -> Iterator[Case]:
-    """0F 38, 0F 3A, the groups and the x87's registers, in 64-bit mode."""
+    """0F 38, 0F 3A, the groups, SETcc and the x87's registers, in 64-bit mode."""
+    for condition in range(16):
+        for before in (b"", b"\xfe\xc0", b"\x39\xd8", b"\x85\xd2", b"\x11\xdb", b"\xd1\xe8"):
+            for modrm in (0x03, 0x00, 0xC7):        # RAX is not canonical
+                yield Case(before + bytes([0x0F, 0x90 | condition, modrm]))
     for prefix in (b"", b"\x66", b"\xf2", b"\xf3"):
         for opcode in (*range(0x0C), 0x10, 0x14, 0x15, 0x17, 0x1C, 0x1D, 0x1E, *range(0x20, 0x26),
                        *range(0x28, 0x2C), *range(0x30, 0x42), *range(0xDB, 0xE0), 0xF0, 0xF1,
@@ -67,6 +73,8 @@ def wide_opcode_cases() -> Iterator[Case]:
                 for modrm in (0x03, 0xC1):
                     code = prefix + bytes([opcode, modrm | reg << 3, 0x05, 0, 0, 0])
                     yield Case((code + NOPS)[:12])
+    yield Case(b"\x44\xc6\x03\x05")
+    yield Case(b"\x44\x0f\xba\x23\x05")
     for opcode in range(0xD8, 0xE0):
         for modrm in range(0xC0, 0x100):
             yield Case(bytes([opcode, modrm]))
@@ -88,8 +96,8 @@ def system_cases() -> Iterator[Case]:
                 yield Case(load + bytes([0x0F, opcode, 0xC8]), "64", user)
             for reg in (4, 5):                                      # VERR, VERW
                 yield Case(load + bytes([0x0F, 0x00, 0xC0 | reg << 3]), "64", user)
-            yield Case(b"\xea\x10\x00\x02\x00" + selector.to_bytes(2, "little"), "32", user)
-            yield Case(b"\x9a\x10\x00\x02\x00" + selector.to_bytes(2, "little"), "32", user)
+            yield Case(b"\xea\x10\x40\x00\x00" + selector.to_bytes(2, "little"), "32", user)
+            yield Case(b"\x9a\x10\x40\x00\x00" + selector.to_bytes(2, "little"), "32", user)
         for vector in (0, 1, 3, 4, 8, 13, 14, 0x20, 0x80, 0xFF):
             for mode in ("64", "32"):
                 yield Case(bytes([0xCD, vector]), mode, user)
@@ -117,17 +125,18 @@ def system_cases() -> Iterator[Case]:
             yield Case(data, "32", user)
 
 
-#: instructions for random sequences: (bytes before ModRM, bytes of immediate)
+#: instructions for random sequences: (bytes before ModRM, bytes of immediate).  Without those
+#: whose result is partly undefined: shifts by more than one, and what QEMU does otherwise.
 _BLOCKS = tuple(
     [(bytes([op]), 0) for op in (0x00, 0x01, 0x02, 0x03, 0x08, 0x09, 0x0B, 0x11, 0x13, 0x19, 0x1B,
                                  0x21, 0x23, 0x29, 0x2B, 0x31, 0x33, 0x39, 0x3B, 0x63, 0x84, 0x85,
-                                 0x86, 0x87, 0x88, 0x89, 0x8A, 0x8B, 0x8D, 0xD1, 0xD3)]
-    + [(bytes([op]), 1) for op in (0x6B, 0x80, 0x83, 0xC0, 0xC1, 0xC6)]
+                                 0x86, 0x87, 0x88, 0x89, 0x8A, 0x8B, 0x8D, 0xD1)]
+    + [(bytes([op]), 1) for op in (0x6B, 0x80, 0x83)]
     + [(b"\x0f" + bytes([op]), 0) for op in (
-        0x40, 0x42, 0x44, 0x4C, 0x90, 0x94, 0x9F, 0xA3, 0xA5, 0xAB, 0xAD, 0xAF, 0xB0, 0xB1, 0xB6,
-        0xBB, 0xBC, 0xBD, 0xBE, 0xBF, 0xC0, 0xC1, 0x14, 0x51, 0x58, 0x59, 0x5C, 0x5E, 0x6F, 0x7F,
+        0x40, 0x42, 0x44, 0x4C, 0xAF, 0xB0, 0xB6,
+        0xBE, 0xBF, 0xC0, 0xC1, 0x51, 0x58, 0x59, 0x5C, 0x5E, 0x6F, 0x7F,
         0xD4, 0xEF, 0xFE)]
-    + [(b"\x0f" + bytes([op]), 1) for op in (0xA4, 0xAC, 0xBA, 0xC6, 0x70)])
+    + [(b"\x0f" + bytes([op]), 1) for op in (0x70,)])
 
 
 def random_cases(count: int, seed: int) -> Iterator[Case]:

@@ -13,7 +13,8 @@ offset  content (64-bit words unless noted)
 0b8     CR2, DR6
 0c8     32 bytes of FXSAVE: FCW, FSW, FTW, opcode ..., MXCSR
 0e8     ST0 and ST1 (16 bytes each), XMM0 to XMM6 (16 bytes each)
-178     136 bytes of scratch memory
+178     128 bytes of scratch memory
+1f8     which case it is (its place in the ROM)
 ======  =====================================================================
 
 The same image runs on snooze (in this process) and on qemu-system-x86_64.
@@ -52,13 +53,21 @@ class Case(NamedTuple):
 
 
 HARNESS = """
-CODE    equ     0x20000         ; where a case runs; 0xcc around it
-SCRATCH equ     0x30000
-STACK   equ     0x38000
-RECORD  equ     0x40000
+CODE    equ     0x4000          ; where a case runs; 0xcc around it; below 64 KiB for 16-bit code
+SCRATCH equ     0x5000
+STACK   equ     0x5800
+WILD    equ     0xa780          ; where BP + DI of 16-bit code points, and BX + SI + 0x9090
+WILD2   equ     0x3000
+TABLES  equ     0x20000         ; the page tables; 64 KiB from here is ours, the rest 0xcc
+IDT     equ     0x28000
+TSS     equ     0x29000
+FPU_IMAGE  equ     0x2a000
+RING0   equ     0x2c000         ; stacks
+IST1    equ     0x2d000
+RECORD  equ     0x2e000
 CASES   equ     0xe0000         ; 16 bytes each: mode | user << 2 | 0x80, length, code
 ERRORS  equ     0x227d00        ; the vectors that come with an error code
-NEXT    equ     0x7f00          ; the next case's address
+NEXT    equ     0x2f000         ; the next case's address
         cli
         mov     ax, cs
         mov     ds, ax
@@ -77,7 +86,7 @@ gdt:    dq      0
         dq      0x00cff3000000ffff      ; 30 data, ring 3
         dq      0x00cffb000000ffff      ; 38 code 32, ring 3
         dq      0x008ffb000000ffff      ; 40 code 16, ring 3
-        dq      0x0000890090000067, 0   ; 48 TSS at 0x9000
+        dq      0x0000890290000067, 0   ; 48 TSS at 0x29000
         dq      0x00cf1b000000ffff      ; 58 code, not present
         dq      0x00cf9f000000ffff      ; 60 code, conforming
         dq      0x00cf91000000ffff      ; 68 data, read only
@@ -87,21 +96,21 @@ gdt_end:
 gdtr:   dw      gdt_end - gdt - 1
         dd      0xf0000 + gdt
 idtr:   dw      0xfff
-        dq      0xa000
+        dq      IDT
         bits    32
 protected:
         mov     ax, 0x10
         mov     ds, ax
         mov     es, ax
         mov     ss, ax
-        mov     edi, 0x10000
+        mov     edi, TABLES
         mov     ecx, 0xc00
         xor     eax, eax
         rep     stosd
-        mov     dword [0x10000], 0x11007
-        mov     dword [0x11000], 0x12007
-        mov     dword [0x12000], 0x00000087
-        mov     eax, 0x10000
+        mov     dword [TABLES], TABLES + 0x1007
+        mov     dword [TABLES + 0x1000], TABLES + 0x2007
+        mov     dword [TABLES + 0x2000], 0x00000087
+        mov     eax, TABLES
         mov     cr3, eax
         mov     eax, 0x620              ; PAE, OSFXSR, OSXMMEXCPT
         mov     cr4, eax
@@ -115,7 +124,7 @@ protected:
         jmp     0x08:0xf0000 + long_mode
         bits    64
 long_mode:
-        mov     edi, 0xa000             ; 256 gates, all on IST 1
+        mov     edi, IDT                ; 256 gates, all on IST 1
         mov     eax, 0xf0000 + stubs
         mov     ecx, 256
 .gate:  mov     ebx, eax
@@ -137,30 +146,40 @@ long_mode:
         dec     ecx
         jnz     .gate
         lidt    [0xf0000 + idtr]
-        mov     edi, 0x9000
+        mov     edi, TSS
         xor     eax, eax
         mov     ecx, 26
         rep     stosd
-        mov     dword [0x9024], 0x6000  ; IST 1
-        mov     dword [0x9004], 0x6800  ; RSP 0
-        mov     word [0x9066], 0x68     ; no I/O bitmap
+        mov     dword [TSS + 0x24], IST1 ; IST 1
+        mov     dword [TSS + 4], RING0 ; RSP 0
+        mov     word [TSS + 0x66], 0x68 ; no I/O bitmap
         mov     ax, 0x48
         ltr     ax
         mov     qword [NEXT], CASES
+        mov     al, 0xff                ; no interrupts, whatever a case does to IF
+        out     0x21, al
+        out     0xa1, al
+        mov     eax, 0xcccccccc
+        xor     edi, edi
+        mov     ecx, TABLES / 4
+        rep     stosd
+        mov     edi, TABLES + 0x10000
+        mov     ecx, (0xa0000 - TABLES - 0x10000) / 4
+        rep     stosd
         fninit
-        mov     edi, 0x8000             ; the FPU's and XMM's state: FXSAVE image
+        mov     edi, FPU_IMAGE             ; the FPU's and XMM's state
         mov     ecx, 64
         xor     eax, eax
         rep     stosq
-        fxsave64 [0x8000]
-        mov     word [0x8000], 0x037f
-        mov     byte [0x8004], 0xe0     ; ST0 to ST2 are valid: top is 5
-        mov     word [0x8002], 0x2800
+        fxsave64 [FPU_IMAGE]
+        mov     word [FPU_IMAGE], 0x037f
+        mov     byte [FPU_IMAGE + 4], 0xe0     ; ST0 to ST2 are valid: top is 5
+        mov     word [FPU_IMAGE + 2], 0x2800
         mov     rsi, 0xf0000 + numbers
-        mov     edi, 0x8020
+        mov     edi, FPU_IMAGE + 0x20
         mov     ecx, 6
         rep     movsq
-        mov     edi, 0x80a0
+        mov     edi, FPU_IMAGE + 0xa0
         mov     rax, 0x0102030405060708
         mov     ecx, 32
 .xmm:   stosq
@@ -183,13 +202,19 @@ next_case:
         mov     edi, CODE
         rep     movsb
         mov     word [rdi], 0x0b0f
-        mov     edi, SCRATCH - 64
+        mov     edi, SCRATCH - 128
         mov     rax, 0x8877665544332211
-        mov     ecx, 40
+        mov     ecx, 48
 .fill:  stosq
         mov     rbx, 0x9e3779b97f4a7c15
         add     rax, rbx
         loop    .fill
+        mov     edi, WILD
+        mov     ecx, 32
+        rep     stosq
+        mov     edi, WILD2
+        mov     ecx, 32
+        rep     stosq
         mov     edi, STACK - 64
         mov     ecx, 32
         rep     stosq
@@ -197,7 +222,7 @@ next_case:
         mov     cr2, rax
         mov     dr6, rax
         mov     rbx, cr0
-        fxrstor64 [0x8000]
+        fxrstor64 [FPU_IMAGE]
         mov     ax, 0x30
         test    r15b, 4
         jnz     .data
@@ -206,7 +231,7 @@ next_case:
         mov     es, ax
         mov     fs, ax
         mov     gs, ax
-        mov     esp, 0x6800
+        mov     esp, RING0
         mov     ebx, r15d
         and     ebx, 3
         test    r15b, 4
@@ -234,7 +259,7 @@ next_case:
         mov     r12d, SCRATCH + 24
         mov     r13d, SCRATCH + 32
         mov     r14d, 0x80000000
-        mov     r15d, 0x12345
+        mov     r15d, SCRATCH + 48
         iretq
 
 finished:
@@ -283,19 +308,21 @@ record: cld
         mov     rax, dr6
         stosq
         clts
-        fxsave64 [0x8400]
-        mov     esi, 0x8400
+        fxsave64 [FPU_IMAGE + 0x400]
+        mov     esi, FPU_IMAGE + 0x400
         mov     ecx, 8
         rep     movsd
-        mov     esi, 0x8420
+        mov     esi, FPU_IMAGE + 0x420
         mov     ecx, 4
         rep     movsq
-        mov     esi, 0x84a0
+        mov     esi, FPU_IMAGE + 0x4a0
         mov     ecx, 14
         rep     movsq
-        mov     esi, SCRATCH - 8
-        mov     ecx, 17
+        mov     esi, SCRATCH
+        mov     ecx, 16
         rep     movsq
+        mov     rax, [NEXT]
+        stosq
         mov     esi, RECORD
         mov     ecx, 512
         mov     dx, 0xe9
@@ -348,38 +375,44 @@ def image(cases: list[Case]) -> bytes:
 
 
 def run_snooze(cases: list[Case], model: str = MODEL) -> list[bytes]:
-    """The records, from a machine in this process."""
+    """The records, from a machine in this process; empty where none came."""
     records: list[bytes] = []
     for at in range(0, len(cases), PER_IMAGE):
-        output = bytearray()
+        some, output = cases[at:at + PER_IMAGE], bytearray()
         machine = Machine(
-            bios=image(cases[at:at + PER_IMAGE]), ram_mb=16, cpu=model, icount_shift=0,
-            chardevs={"d": output.extend},
+            bios=image(some), ram_mb=16, cpu=model, icount_shift=0, chardevs={"d": output.extend},
             devices=[DeviceSpec("isa-debugcon", {"chardev": "d"}),
                      DeviceSpec("isa-debug-exit", {"iobase": "0xf4", "iosize": "4"})])
-        machine.run_until(lambda: False, limit_ns=600 * 10**9)
+        machine.run_until(lambda: False, limit_ns=10 * 10**9)
         machine.close()
-        records += _split(bytes(output))
+        records += _split(bytes(output), len(some))
     return records
 
 
 def run_qemu(cases: list[Case], model: str = MODEL) -> list[bytes]:
-    """The records, from qemu-system-x86_64."""
+    """The records, from qemu-system-x86_64; empty where none came."""
     assert QEMU is not None
     records: list[bytes] = []
     with tempfile.TemporaryDirectory() as folder:
         rom, out = Path(folder, "rom"), Path(folder, "out")
         for at in range(0, len(cases), PER_IMAGE):
-            rom.write_bytes(image(cases[at:at + PER_IMAGE]))
+            some = cases[at:at + PER_IMAGE]
+            rom.write_bytes(image(some))
             subprocess.run(
                 [QEMU, "-M", "pc", "-m", "16", "-cpu", model, "-accel", "tcg", "-nodefaults",
                  "-no-user-config", "-display", "none", "-no-reboot", "-bios", str(rom),
                  "-chardev", f"file,id=d,path={out}", "-device", "isa-debugcon,chardev=d",
                  "-device", "isa-debug-exit,iobase=0xf4,iosize=4"],
                 check=False, timeout=120, stdin=subprocess.DEVNULL, capture_output=True)
-            records += _split(out.read_bytes())
+            records += _split(out.read_bytes(), len(some))
     return records
 
 
-def _split(data: bytes) -> list[bytes]:
-    return [data[at:at + RECORD] for at in range(0, len(data), RECORD)]
+def _split(data: bytes, count: int) -> list[bytes]:
+    records = [b""] * count
+    for at in range(0, len(data) - RECORD + 1, RECORD):
+        record = data[at:at + RECORD]
+        case = (int.from_bytes(record[-8:], "little") - 0xE0000) // 16
+        if 0 <= case < count:
+            records[case] = record
+    return records
