@@ -142,6 +142,7 @@ boot:
         call    vectors_init
         call    bda_init
         call    acpi_init
+        call    pci_assign
         FW_CFG32 KERNEL_SIZE                    ; -kernel: nothing of ours appears
         test    eax, eax
         jnz     multiboot
@@ -191,6 +192,92 @@ pci_select:
         mov     dx, PCI_ADDRESS
         out     dx, eax
         mov     dx, PCI_DATA
+        ret
+
+; Give every function on bus 0 places for its base address registers (PCI 2.1, 6.2.5.1), and
+; let it answer there.  EBX: the function's address, EDI: next memory, EBP: next port.
+pci_assign:
+        mov     ebx, 0x80000000
+        mov     edi, PCI_MEMORY
+        mov     ebp, PCI_PORTS
+.function:
+        mov     eax, ebx
+        call    pci_select
+        in      eax, dx
+        inc     eax
+        jz      .absent
+        lea     eax, [ebx + PCI_HEADER_TYPE]
+        call    pci_select
+        in      eax, dx
+        shr     eax, 16
+        push    ax                              ; header type
+        test    al, 0x7f                        ; bridges are not assigned
+        jnz     .assigned
+        mov     cl, PCI_BAR0
+.bar:   movzx   eax, cl
+        or      eax, ebx
+        call    pci_select
+        or      eax, -1
+        out     dx, eax
+        in      eax, dx
+        test    eax, eax
+        jz      .next_bar
+        test    al, 1
+        jnz     .ports
+        mov     ch, al                          ; bits 2-1: 64 bits wide
+        and     al, 0xf0
+        neg     eax
+        dec     eax
+        add     edi, eax                        ; up to a multiple of the size
+        not     eax
+        and     edi, eax
+        xchg    eax, edi
+        out     dx, eax
+        xchg    eax, edi
+        sub     edi, eax
+        and     ch, 0x06
+        cmp     ch, 0x04
+        jne     .next_bar
+        add     cl, 4
+        movzx   eax, cl
+        or      eax, ebx
+        call    pci_select
+        xor     eax, eax
+        out     dx, eax
+        jmp     .next_bar
+.ports: and     al, 0xfc
+        or      eax, 0xffff0000
+        neg     eax
+        dec     eax
+        add     ebp, eax
+        not     eax
+        and     ebp, eax
+        xchg    eax, ebp
+        out     dx, eax
+        xchg    eax, ebp
+        sub     ebp, eax
+.next_bar:
+        add     cl, 4
+        cmp     cl, PCI_BAR0 + 6 * 4
+        jb      .bar
+        lea     eax, [ebx + PCI_COMMAND]
+        call    pci_select
+        in      ax, dx
+        or      al, 0x03
+        out     dx, ax
+.assigned:
+        pop     ax
+        test    bh, 0x07
+        jnz     .next                           ; not function 0
+        test    al, 0x80
+        jnz     .next                           ; several functions
+        jmp     .slot
+.absent:
+        test    bh, 0x07
+        jnz     .next
+.slot:  add     bh, 0x07
+.next:  inc     bh
+        jnz     .function
         ret
 
 ; CMOS byte AL to AL.

@@ -19,11 +19,12 @@ class DeviceSpec:
     """One device beyond what the board always has: `-device driver,prop=value,…`.
 
     Property values are text as the user wrote it, already checked: integers may
-    be decimal, octal (0…) or hexadecimal (0x…).
+    be decimal, octal (0…) or hexadecimal (0x…).  *origin* is the option, for messages.
     """
 
     driver: str
     props: dict[str, str] = field(default_factory=dict)
+    origin: str = ""
 
 
 @dataclass

@@ -32,7 +32,13 @@ from machine.devices.ioapic import BASE as IOAPIC_BASE
 from machine.devices.ioapic import IoApic
 from machine.devices.local_apic import LocalApic
 from machine.devices.mc146818 import Mc146818
+from machine.devices.pc_testdev import MEMORY_BASE as TESTDEV_MEMORY
+from machine.devices.pc_testdev import MEMORY_SIZE as TESTDEV_SIZE
+from machine.devices.pc_testdev import PcTestdev, reads_zero
 from machine.devices.pci import PciBus
+from machine.devices.pci_testdev import MEMORY_SIZE as PCI_TESTDEV_MEMORY
+from machine.devices.pci_testdev import PORTS_SIZE as PCI_TESTDEV_PORTS
+from machine.devices.pci_testdev import PciTestdev
 from machine.devices.piix3 import Piix3Isa
 from machine.devices.piix4_pm import Piix4Pm
 from machine.devices.port61 import SystemControlPortB
@@ -131,6 +137,7 @@ class PcBoard:
         for index, transmit in enumerate(config.serials):
             if transmit is not None:
                 self._add_serial(transmit, {"index": str(index)})
+        self._optional_resets: list[Notify] = []
         for spec in config.devices:
             self._add_device(spec)
         self.pm.machine_ready()
@@ -138,7 +145,7 @@ class PcBoard:
             self.ioapic.reset, self.local_apic.reset, self.pic.reset, self.pit.reset,
             self.port61.reset, self.rtc.reset, self.keyboard.reset, self.port92.reset,
             self.i440fx.reset, self.piix3.reset, self.pm.reset, self.fw_cfg.reset,
-            *(serial.reset for serial in self.serials)]
+            *(serial.reset for serial in self.serials), *self._optional_resets]
 
     # -- memory
     def _map_memory(self, config: MachineConfig) -> None:
@@ -310,9 +317,9 @@ class PcBoard:
         ports.add(0xCFC, 4, self.pci.data_read, self.pci.data_write, width=4, name="PCI data")
         self.i440fx = I440fx(ram_size=config.ram_mb << 20, pam_changed=self._pam_changed,
                              smram_changed=self._smram_changed)
-        self.pci.add(self.i440fx, 0x00)
+        self.pci.add(self.i440fx, 0x00, "i440FX")
         self.piix3 = Piix3Isa(isa_line=irq, reset=reset)
-        self.pci.add(self.piix3, 0x08)
+        self.pci.add(self.piix3, 0x08, "PIIX3")
         ports.add(0xCF9, 1, self.piix3.rcr_read, self.piix3.rcr_write, width=4,
                   name="reset control")
         props = {prop: value for driver, prop, value in config.globals if driver == "PIIX4_PM"}
@@ -330,7 +337,7 @@ class PcBoard:
             disable_s3=switched_on("disable_s3"),
             disable_s4=switched_on("disable_s4"),
             s4_val=int(props.get("s4_val", "2"), 0))
-        self.pci.add(self.pm, 0x0B)
+        self.pci.add(self.pm, 0x0B, "PIIX4_PM")
         ports.add(0xB2, 2, self.pm.apm_read, self.pm.apm_write, name="SMI_CMD")
 
     def _add_serial(self, transmit: Callable[[bytes], None], props: dict[str, str]) -> None:
@@ -345,33 +352,91 @@ class PcBoard:
         self.ports.add(base, 8, serial.read, serial.write, name=f"16550 #{index}")
 
     def _add_device(self, spec: DeviceSpec) -> None:
-        """`-device`: one of the board's optional ISA devices."""
-        props, ports, run = spec.props, self.ports, self._runstate
-        output = self._chardevs.get(props.get("chardev", ""), _nowhere)
-        if spec.driver == "isa-debugcon":
-            debugcon = DebugCon(write=output,
-                                readback=int(props.get("readback", "0xe9"), 0))
-            ports.add(int(props.get("iobase", "0xe9"), 0), 1, debugcon.read, debugcon.write,
-                      name="isa-debugcon")
-        elif spec.driver == "isa-debug-exit":
-            def leave(code: int) -> None:
-                run.request_shutdown(ShutdownCause.GUEST_SHUTDOWN, exit_code=code)
-                self.cpu.kick()
-
-            debug_exit = DebugExit(exit=leave)
-            ports.add(int(props.get("iobase", "0x501"), 0), int(props.get("iosize", "2"), 0),
-                      debug_exit.read, debug_exit.write, width=4, name="isa-debug-exit")
-        elif spec.driver == "pvpanic":
-            pvpanic = PvpanicIsa(panicked=self._asking(run.guest_panicked),
-                                 crash_loaded=self._asking(run.guest_crash_loaded),
-                                 shutdown=self._asking(run.guest_pvshutdown),
-                                 events=int(props.get("events", "7"), 0))
-            ports.add(int(props.get("ioport", "0x505"), 0), 1, pvpanic.read, pvpanic.write,
-                      width=4, name="pvpanic")
-        elif spec.driver == "isa-serial":
-            self._add_serial(output, props)
-        else:
+        """`-device`: one of the board's optional devices."""
+        add = _OPTIONAL.get(spec.driver)
+        if add is None:
             raise ConfigError(f"'{spec.driver}' is not a valid device model name")
+        add(self, spec)
+
+    def _output(self, spec: DeviceSpec) -> Callable[[bytes], None]:
+        return self._chardevs.get(spec.props.get("chardev", ""), _nowhere)
+
+    def _add_isa_serial(self, spec: DeviceSpec) -> None:
+        self._add_serial(self._output(spec), spec.props)
+
+    def _add_debugcon(self, spec: DeviceSpec) -> None:
+        debugcon = DebugCon(write=self._output(spec), readback=_number(spec, "readback", 0xE9))
+        self.ports.add(_number(spec, "iobase", 0xE9), 1, debugcon.read, debugcon.write,
+                       name="isa-debugcon")
+
+    def _add_debug_exit(self, spec: DeviceSpec) -> None:
+        def leave(code: int) -> None:
+            self._runstate.request_shutdown(ShutdownCause.GUEST_SHUTDOWN, exit_code=code)
+            self.cpu.kick()
+
+        debug_exit = DebugExit(exit=leave)
+        self.ports.add(_number(spec, "iobase", 0x501), _number(spec, "iosize", 2),
+                       debug_exit.read, debug_exit.write, width=4, name="isa-debug-exit")
+
+    def _add_pvpanic(self, spec: DeviceSpec) -> None:
+        run = self._runstate
+        pvpanic = PvpanicIsa(panicked=self._asking(run.guest_panicked),
+                             crash_loaded=self._asking(run.guest_crash_loaded),
+                             shutdown=self._asking(run.guest_pvshutdown),
+                             events=_number(spec, "events", 7))
+        self.ports.add(_number(spec, "ioport", 0x505), 1, pvpanic.read, pvpanic.write, width=4,
+                       name="pvpanic")
+
+    def _add_pc_testdev(self, spec: DeviceSpec) -> None:
+        device = PcTestdev(line=lambda gsi, level: self.gsi_line(gsi)(level))
+        add = self.ports.add
+        add(0xE0, 4, device.data_read, device.data_write, width=4, name="pc-testdev data")
+        add(0xE4, 4, reads_zero, device.flush_write, width=4, name="pc-testdev flush")
+        add(0xE8, 4, device.data_read, device.data_write, name="pc-testdev bytes")
+        add(0x2000, 24, reads_zero, device.irq_write, name="pc-testdev interrupts")
+        self.cpu.memory.overlay(TESTDEV_MEMORY, TESTDEV_SIZE, device.memory_read,
+                                device.memory_write)
+
+    def _add_pci_testdev(self, spec: DeviceSpec) -> None:
+        def map_ports(base: int | None) -> None:
+            nonlocal at
+            if at is not None:
+                self.ports.remove(at, PCI_TESTDEV_PORTS)
+            at = base
+            if base is not None:
+                self.ports.add(base, PCI_TESTDEV_PORTS, device.ports_read, device.ports_write,
+                               width=4, name="pci-testdev")
+
+        at: int | None = None
+        window = self._window(PCI_TESTDEV_MEMORY, "pci-testdev",
+                              lambda *access: device.memory_read(*access),
+                              lambda *access: device.memory_write(*access))
+        device = PciTestdev(map_memory=window, map_ports=map_ports)
+        try:
+            self.pci.add(device, _devfn(spec), spec.driver)
+        except ValueError as error:
+            raise ConfigError(f"{spec.origin}: {error}" if spec.origin else str(error)) from None
+        self._optional_resets.append(device.reset)
+
+    def _window(self, size: int, name: str, read: Callable[[int, int], int],
+                write: Callable[[int, int, int], None]) -> Callable[[int | None], None]:
+        """What a memory BAR of *size* bytes calls with its new place."""
+        shown: int | None = None
+
+        def move(base: int | None) -> None:
+            nonlocal shown
+            memory = self.cpu.memory
+            if shown is not None:
+                memory.unveil(shown, size)
+            shown = None
+            if base is not None:
+                if memory.overlay(base, size, read, write):
+                    shown = base
+                else:
+                    _guest.warning("%s at %#x would cover something else", name, base)
+            self.cpu.forget_code()
+
+        return move
 
     # -- lines that end at the run-state manager or the processor
     def _asking(self, request: Callable[[], None]) -> Callable[[], None]:
@@ -407,3 +472,25 @@ class PcBoard:
 
 def _nowhere(_data: bytes) -> None:
     """A serial line or debug console with nothing at its other end."""
+
+
+def _number(spec: DeviceSpec, name: str, default: int) -> int:
+    value = spec.props.get(name)
+    return default if value is None else int(value, 0)
+
+
+def _devfn(spec: DeviceSpec) -> int | None:
+    """`addr=`: device and function in hexadecimal, as `06.0` or `06`."""
+    device, _, function = spec.props.get("addr", "").partition(".")
+    return int(device, 16) << 3 | int(function or "0", 16) if device else None
+
+
+#: `-device` driver -> what adds it
+_OPTIONAL: dict[str, Callable[[PcBoard, DeviceSpec], None]] = {
+    "isa-debug-exit": PcBoard._add_debug_exit,
+    "isa-debugcon": PcBoard._add_debugcon,
+    "isa-serial": PcBoard._add_isa_serial,
+    "pc-testdev": PcBoard._add_pc_testdev,
+    "pci-testdev": PcBoard._add_pci_testdev,
+    "pvpanic": PcBoard._add_pvpanic,
+}

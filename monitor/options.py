@@ -421,8 +421,13 @@ DEVICES: dict[str, dict[str, str]] = {
     "isa-debug-exit": {"iobase": "uint32_t", "iosize": "uint32_t"},
     "isa-debugcon": {"chardev": "str", "iobase": "uint32_t", "readback": "uint32_t"},
     "isa-serial": {"chardev": "str", "index": "uint32_t"},
+    "pc-testdev": {},
+    "pci-testdev": {"addr": "str"},
     "pvpanic": {"events": "uint8_t", "ioport": "uint16_t"},
 }
+
+#: where `-device help` says that they are; ISA where nothing is said
+_BUSES = {"pci-testdev": 'PCI, desc "PCI Test Device"'}
 
 #: What -global knows beside them: devices that the board has anyway.
 #: ICH9-LPC is the other board's: known, and without effect.
@@ -432,6 +437,10 @@ _BOARD_DEVICES: dict[str, dict[str, str]] = {
 }
 
 _LIMITS = {"uint8_t": 1 << 8, "uint16_t": 1 << 16, "uint32_t": 1 << 32}
+
+
+#: device 0 to 1f, function 0 to 7
+_PCI_ADDRESS = re.compile(r"(0*[01]?[0-9a-fA-F])(\.0*[0-7])?")
 
 
 def _property_problem(name: str, kind: str, value: str, not_a_number: str) -> str | None:
@@ -449,12 +458,14 @@ def _device(draft: _Draft, text: str, where: str) -> None:
     given = _opts(draft, text, where, first="driver")
     driver = given.pop("driver", "")
     if driver in ("help", "?"):
-        raise _Answer("".join(f'name "{name}", bus ISA\n' for name in sorted(DEVICES)))
+        raise _Answer("".join(f'name "{name}", bus {_BUSES.get(name, "ISA")}\n'
+                              for name in sorted(DEVICES)))
     if driver not in DEVICES:
         raise OptionError(f"'{driver}' is not a valid device model name", where)
     known = DEVICES[driver]
     if "help" in given or "?" in given:
-        raise _Answer(f"{driver} options:\n" + "".join(
+        raise _Answer(f"There are no options for {driver}.\n" if not known else
+                      f"{driver} options:\n" + "".join(
             f"  {name}=<{kind.removesuffix('_t')}>\n" for name, kind in known.items()))
     identity = given.pop("id", None)
     if identity is not None and any(other == identity for _, _, other in draft.devices):
@@ -463,9 +474,11 @@ def _device(draft: _Draft, text: str, where: str) -> None:
         if name not in known:
             raise OptionError(f"Property '{driver}.{name}' not found", where)
         problem = _property_problem(name, known[name], value, "integer")
+        if name == "addr" and not _PCI_ADDRESS.fullmatch(value):
+            problem = f"Property '{driver}.addr' doesn't take value '{value}'"
         if problem:
             raise OptionError(problem, where)
-    draft.devices.append((DeviceSpec(driver, given), where, identity))
+    draft.devices.append((DeviceSpec(driver, given, where), where, identity))
 
 
 def _global(draft: _Draft, text: str, where: str) -> None:

@@ -179,12 +179,25 @@ class PciBus:
     def __init__(self) -> None:
         self.state = BusState()
         self.functions: dict[int, PciFunction] = {}
+        #: what the functions are called, for people
+        self.names: dict[int, str] = {}
 
-    def add(self, device: PciFunction, devfn: int) -> None:
-        """Put *device* at *devfn* (device << 3 | function)."""
+    def add(self, device: PciFunction, devfn: int | None, name: str) -> None:
+        """Put *device* at *devfn* (device << 3 | function), None for the first free device.
+
+        ValueError, in QEMU's words, when that is taken.
+        """
+        if devfn is None:
+            devfn = next((at for at in range(0, 256, 8) if at not in self.functions), None)
+            if devfn is None:
+                raise ValueError(f"PCI: no slot/function available for {name}, all in use or "
+                                 "reserved")
         if devfn in self.functions:
-            raise ValueError(f"PCI 00:{devfn >> 3:02x}.{devfn & 7} is taken")
+            raise ValueError(
+                f"PCI: slot {devfn >> 3} function {devfn & 7} not available for {name}, in use "
+                f"by {self.names[devfn]},id=(null)")
         self.functions[devfn] = device
+        self.names[devfn] = name
 
     def address_read(self, offset: int, size: int) -> int:
         return self.state.config_address & _ones(size)

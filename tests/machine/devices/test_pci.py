@@ -25,8 +25,8 @@ class Bus:
         self.ports.add(0xCFC, 4, self.pci.data_read, self.pci.data_write, width=4)
         self.first = a_function()
         self.second = a_function(device_id=0x7113)
-        self.pci.add(self.first, 0x00)
-        self.pci.add(self.second, 0x0B)
+        self.pci.add(self.first, 0x00, "first")
+        self.pci.add(self.second, 0x0B, "second")
 
     def select(self, address: int) -> None:
         self.ports.write(0xCF8, address, 4)
@@ -94,8 +94,16 @@ def test_the_reserved_bits_of_the_address_are_not_decoded(bus: Bus) -> None:
 
 
 def test_a_place_is_taken_once(bus: Bus) -> None:
-    with pytest.raises(ValueError, match="00:01.3"):
-        bus.pci.add(a_function(), 0x0B)
+    with pytest.raises(ValueError, match="PCI: slot 1 function 3 not available for third, in use "
+                                         "by second,"):
+        bus.pci.add(a_function(), 0x0B, "third")
+
+
+def test_the_first_free_device_is_found(bus: Bus) -> None:
+    bus.pci.add(a_function(), None, "third")
+    assert bus.pci.names[0x08] == "third"       # 1.3 is taken, 1.0 is not
+    bus.pci.add(a_function(), None, "fourth")
+    assert bus.pci.names[0x10] == "fourth"
 
 
 # -- CONFIG_DATA
