@@ -8,6 +8,7 @@ lines have QEMU 10.0.2's shapes.  While no item is on, nothing is told to anybod
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
@@ -149,8 +150,13 @@ class Log:
 
     # -- where to, and what
     def set_file(self, path: str | None) -> None:
-        """Write to *path* from now on; None: to stderr."""
-        if path is not None and "tid" in self.items and "%d" not in path:
+        """Write to *path* from now on (`%d` in it: this process); None: to stderr."""
+        if path is not None and "%" in path:
+            before, _, after = path.partition("%")
+            if not after.startswith("d") or "%" in after:
+                raise LogError(f"Bad logfile template: {path}")
+            path = f"{before}{os.getpid()}{after[1:]}"
+        elif path is not None and "tid" in self.items:
             raise LogError("Filename template with '%d' required for 'tid'")
         new: TextIO | None = None
         if path is not None:

@@ -191,6 +191,10 @@ class Machine:
         self.runstate.system_powerdown()
         self._serve_latched()
 
+    def inject_nmi(self) -> None:
+        """`nmi`: an edge at the local APIC's LINT1; nothing, while firmware has that masked."""
+        self.board.inject_nmi()
+
     def quit(self, cause: ShutdownCause = ShutdownCause.HOST_QMP_QUIT) -> None:
         """`quit`, or (with another *cause*) a signal: the machine leaves."""
         self.runstate.quit(cause)

@@ -493,6 +493,11 @@ def _system_powerdown(call: Call) -> str:
     return ""
 
 
+def _nmi(call: Call) -> str:
+    call.machine.inject_nmi()
+    return ""
+
+
 def _quit(call: Call) -> str:
     call.session.leaving = True
     call.machine.quit()
@@ -643,6 +648,13 @@ COMMANDS = CommandTable(
         ),
         Command("system_reset", summary="reset the machine", handler=_system_reset),
         Command("system_powerdown", summary="press the power button", handler=_system_powerdown),
+        Command(
+            "nmi",
+            summary="inject an NMI",
+            handler=_nmi,
+            details="An edge at LINT1 of the local APIC. It is lost while the guest has LINT1 "
+            "masked.",
+        ),
         Command(
             "one-insn-per-tb",
             arguments="option:s?",

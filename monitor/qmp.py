@@ -255,6 +255,7 @@ COMMANDS: dict[str, Command] = {command.name: command for command in (
     Command("system_wakeup", _simple("wakeup")),
     Command("system_reset", _simple("system_reset")),
     Command("system_powerdown", _simple("system_powerdown")),
+    Command("inject-nmi", _simple("inject_nmi")),
     Command("quit", _simple("quit")),
     Command("set-action", _set_action, (
         Argument("reboot", _enum(frozenset(RebootAction)), optional=True),

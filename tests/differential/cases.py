@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from tests.differential.harness import Case
 
-__all__ = ["opcode_cases", "random_cases", "system_cases"]
+__all__ = ["opcode_cases", "random_cases", "system_cases", "trapped_cases"]
 
 #: ModRM bytes: memory at [rbx], [rsi + disp8], [r12/rsp + …] by SIB; registers
 MODRM = (0x03, 0x4E, 0x1F, 0xC0, 0xD1, 0xE3, 0xFA)
@@ -123,6 +123,22 @@ def system_cases() -> Iterator[Case]:
                 continue
             yield Case(data, "64", user)
             yield Case(data, "32", user)
+
+
+def trapped_cases() -> Iterator[Case]:
+    """Single steps: over instructions of every kind, and what holds #DB off."""
+    for case in system_cases():
+        yield case._replace(trap=True)
+    for i, case in enumerate(opcode_cases()):
+        if i % 8 == 0:
+            yield case._replace(trap=True)
+    for text in ("0fa2", "9c", "9d", "fb", "fbfb", "8ed0", "17", "f3a4", "f3aa", "f2ae", "cd03",
+                 "cc", "f1", "90", "c8100000", "c9", "e800000000", "eb00", "7400", "e300", "ffe3",
+                 "c3", "8ed090", "8ed00fa2", "17cd03", "8ed0cc", "8ed0f1", "9d90", "0f06",
+                 "0fae38"):
+        for mode in ("64", "32", "16"):
+            yield Case(bytes.fromhex(text), mode, False, True)
+            yield Case(bytes.fromhex(text), mode, True, True)
 
 
 #: instructions for random sequences: (bytes before ModRM, bytes of immediate).  Without those

@@ -42,14 +42,18 @@ MODEL = "qemu64,+pclmulqdq,+ssse3,+sse4.1,+sse4.2,+popcnt,+movbe,+aes,+abm,+bmi1
 
 
 class Case(NamedTuple):
-    """*code*: at most 14 bytes.  *mode*: "64", "32" or "16" bits.  *user*: in ring 3."""
+    """*code*: at most 14 bytes.  *mode*: "64", "32" or "16" bits.  *user*: in ring 3.
+    *trap*: with TF set, so that #DB comes behind the first instruction.
+    """
 
     code: bytes
     mode: str = "64"
     user: bool = False
+    trap: bool = False
 
     def __str__(self) -> str:
-        return f"{self.code.hex()} ({self.mode}-bit, ring {3 if self.user else 0})"
+        return (f"{self.code.hex()} ({self.mode}-bit, ring {3 if self.user else 0}"
+                f"{', trapped' if self.trap else ''})")
 
 
 HARNESS = """
@@ -65,7 +69,7 @@ FPU_IMAGE  equ     0x2a000
 RING0   equ     0x2c000         ; stacks
 IST1    equ     0x2d000
 RECORD  equ     0x2e000
-CASES   equ     0xe0000         ; 16 bytes each: mode | user << 2 | 0x80, length, code
+CASES   equ     0xe0000         ; 16 bytes each: mode | user << 2 | trap << 3 | 0x80, length, code
 ERRORS  equ     0x227d00        ; the vectors that come with an error code
 NEXT    equ     0x2f000         ; the next case's address
         cli
@@ -243,7 +247,10 @@ next_case:
         movzx   eax, byte [0xf0000 + codes3 + rbx]
 .frame: push    qword STACK
         push    qword 0x8d7
-        push    rax
+        test    r15b, 8
+        jz      .free
+        or      word [rsp], 0x100
+.free:  push    rax
         push    qword CODE
         mov     rax, 0x1122334455667788
         mov     ecx, 3
@@ -369,7 +376,7 @@ def image(cases: list[Case]) -> bytes:
     rom[0x1FFF0:0x1FFF5] = b"\xea\x00\x00\x00\xf0"
     for i, case in enumerate(cases):
         assert len(case.code) <= 14
-        head = bytes([0x80 | MODES[case.mode] | case.user << 2, len(case.code)])
+        head = bytes([0x80 | MODES[case.mode] | case.user << 2 | case.trap << 3, len(case.code)])
         rom[16 * i:16 * i + 16] = (head + case.code).ljust(16, b"\xcc")
     return bytes(rom)
 

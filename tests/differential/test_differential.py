@@ -17,6 +17,7 @@ from tests.differential.cases import (
     opcode_cases,
     random_cases,
     system_cases,
+    trapped_cases,
     wide_opcode_cases,
 )
 from tests.differential.harness import QEMU, Case, run_qemu, run_snooze
@@ -79,9 +80,11 @@ KNOWN = (
               0x5B, 0x7C, 0x7D, 0xC6, 0xD0, 0xE1, 0xE2, 0xE6, 0xF1, 0xF2, 0xF3))), "*"),
     Known("MASKMOVDQU of memory is looked at before it is #UD", op(0x0FF7), "vector"),
     Known("POPCNT of 16 bits clears the rest of its register", op(0x0FB8), "rax"),
-    Known("QEMU: RDRAND and RDSEED of memory", op(0x0FC7), "rip"),
+    Known("QEMU: RDRAND and RDSEED of memory", op(0x0FC7),
+          "rip vector rflags dr6"),
     Known("QEMU: INVD and WBINVD in ring 3 are #UD",
-          lambda code, case: code[0] == 0x0F and code[1] in (8, 9) and case.user, "vector rip"),
+          lambda code, case: code[0] == 0x0F and code[1] in (8, 9) and case.user,
+          "vector rip rflags dr6"),
     Known("QEMU: SYSRET with SCE clear is #GP in ring 3", op(0x0F07), "vector"),
     Known("QEMU: MMX instructions with a prefix that the manual excludes",
           op(0x0F77, 0x0FD6, 0x0FE7), "*"),
@@ -94,7 +97,9 @@ KNOWN = (
     Known("INS that is refused has cleared its destination", op(0x6C, 0x6D), "memory"),
     Known("SMSW r32 outside of 64-bit mode stores 16 bits",
           lambda code, case: code[:2] == b"\x0f\x01" and case.mode != "64", "rax"),
-    Known("the reserved forms of 0F 18 are #UD", op(0x0F18), "rip"),
+    Known("the reserved forms of 0F 18 are #UD", op(0x0F18), "rip vector rflags dr6"),
+    Known("#DB between the rounds of a repeated string instruction has RF clear",
+          lambda code, case: case.trap and 0xA4 <= code[0] <= 0xAF, "rflags"),
     Known("MOVNTSS and MOVNTSD of AMD's SSE4a are there", op(0x0F2B), "rip memory"),
     Known("CMPPS' predicates above 7 are #UD", op(0x0FC2), "*"),
     Known("LAHF and SAHF with REX use SPL", bits64(0x9E, 0x9F), "rax rsp frsp rflags"),
@@ -178,6 +183,10 @@ def test_system_instructions_and_exceptions() -> None:
     check(system_cases())
 
 
+def test_single_steps() -> None:
+    check(trapped_cases())
+
+
 def test_opcode_groups() -> None:
     check(wide_opcode_cases())
 
@@ -191,7 +200,7 @@ def test_random_sequences(seed: int) -> None:
 def test_every_opcode_with_every_prefix() -> None:
     """32,000 cases; every entry of the table is needed by some."""
     needed = check([*opcode_cases(), *opcode_cases(("64",), user=True), *system_cases(),
-                    *wide_opcode_cases()])
+                    *trapped_cases(), *wide_opcode_cases()])
     assert {known.reason for known in KNOWN} == set(needed)
 
 

@@ -124,6 +124,9 @@ class FakeMachine:
     def system_powerdown(self) -> None:
         self._called("system_powerdown")
 
+    def inject_nmi(self) -> None:
+        self._called("inject_nmi")
+
     def quit(self) -> None:
         self._called("quit")
         self.left = True

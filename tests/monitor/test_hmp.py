@@ -119,6 +119,7 @@ class TestMistakes:
         ("system_wakeup", "wakeup"),
         ("system_reset", "system_reset"),
         ("system_powerdown", "system_powerdown"),
+        ("nmi", "inject_nmi"),
         ("quit", "quit"),
         ("q", "quit"),
     ],
@@ -270,8 +271,8 @@ class TestHelp:
     def test_lists_every_command_by_name(self, machine: FakeMachine) -> None:
         lines = execute_line(machine, "help").splitlines()
         assert [line.split(" ")[0] for line in lines] == [
-            "cont|c", "help|?", "info", "log", "logfile", "one-insn-per-tb", "quit|q", "sendkey",
-            "stop|s", "system_powerdown", "system_reset", "system_wakeup",
+            "cont|c", "help|?", "info", "log", "logfile", "nmi", "one-insn-per-tb", "quit|q",
+            "sendkey", "stop|s", "system_powerdown", "system_reset", "system_wakeup",
         ]
         assert "info [subcommand] -- " in execute_line(machine, "help")
 
