@@ -80,6 +80,8 @@ struc globals
 .raise_at:      resq 1
 .raise_interrupt: resq 1
 .into:          resq 1
+.pause:         resq 1
+.single_step:   resq 1
 ; instructions that end their block
 .ends:          resq ENDING
 ; TranslatorOps with our translate_insn, and the original's
@@ -102,6 +104,7 @@ AC              equ 1 << 18
 MO_ALIGN        equ 7 << 4
 MO_ALIGN_16     equ 4 << 4
 HF2_NMI         equ 1 << 2
+TF              equ 0x100
 IF              equ 0x200
 RF              equ 0x10000
 EXCP_INTERRUPT  equ 0x10000
@@ -719,6 +722,20 @@ into:
         mov     [r11 + context.int_length], esi
         jmp     G(into)
 
+; helper_pause (env, length): leaves the block as every instruction does, which Unicorn forgets:
+; the shadow of MOV SS and RF end, TF is a #DB behind it.
+align 16
+pause:
+        movsxd  rsi, esi
+        add     [rdi + ENV_EIP], rsi
+        xor     esi, esi
+        and     dword [rdi + ENV_HFLAGS], ~HF_INHIBIT_IRQ
+        and     dword [rdi + ENV_EFLAGS], ~RF
+        test    dword [rdi + ENV_EFLAGS], TF
+        jz      .go
+        jmp     G(single_step)
+.go:    jmp     G(pause)
+
 ; CPUClass.do_unaligned_access (cpu, address, type, mmu index, host address): #AC where
 ; alignment is checked, or what an SSE operand gets
 align 16
@@ -796,6 +813,7 @@ gen_code:
         REPLACE set_dr, set_dr
         REPLACE raise_interrupt, raise_interrupt
         REPLACE into, into
+        REPLACE pause, pause
         jmp     .link
 .align: movzx   eax, byte [rcx]
         sub     eax, OP_QEMU_LD_I32

@@ -37,6 +37,7 @@ IMPORTS: Final = (
     "helper_write_crN_x86_64", "helper_rsm_x86_64", "helper_set_dr_x86_64",
     "translator_loop_x86_64", "cpu_ldub_code_x86_64",
     "raise_exception_err_ra_x86_64", "helper_raise_interrupt_x86_64", "helper_into_x86_64",
+    "helper_pause_x86_64", "helper_single_step_x86_64",
     # ENDING in native.asm: instructions that end their block
     "helper_inb_x86_64", "helper_inw_x86_64", "helper_inl_x86_64",
     "helper_outb_x86_64", "helper_outw_x86_64", "helper_outl_x86_64",

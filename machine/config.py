@@ -24,7 +24,7 @@ class DeviceSpec:
 
     driver: str
     props: dict[str, str] = field(default_factory=dict)
-    origin: str = ""
+    origin: str = field(default="", compare=False)
 
 
 @dataclass
