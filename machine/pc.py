@@ -398,6 +398,8 @@ class PcBoard:
                                 device.memory_write)
 
     def _add_pci_testdev(self, spec: DeviceSpec) -> None:
+        at: int | None = None
+
         def map_ports(base: int | None) -> None:
             nonlocal at
             if at is not None:
@@ -407,7 +409,6 @@ class PcBoard:
                 self.ports.add(base, PCI_TESTDEV_PORTS, device.ports_read, device.ports_write,
                                width=4, name="pci-testdev")
 
-        at: int | None = None
         window = self._window(PCI_TESTDEV_MEMORY, "pci-testdev",
                               lambda *access: device.memory_read(*access),
                               lambda *access: device.memory_write(*access))
