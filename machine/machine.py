@@ -67,6 +67,9 @@ DETERMINISTIC_EPOCH_NS = 1_767_225_600 * NS_PER_SECOND      # 2026-01-01T00:00:0
 #: wall-clock mode: a slice is sized to last about this long, so that requests from other
 #: threads and due timers never wait longer
 SLICE_NS = 1_000_000
+#: wall-clock mode: the shortest slice, in blocks.  It is longer than an interrupt handler with its
+#: port accesses, so that a guest whose timer is always due still gets on with its work
+SHORTEST_SLICE = 1000
 #: deterministic mode: the longest slice, in blocks, when no timer is armed
 LONGEST_SLICE = 1 << 20
 #: an access to a port or to MMIO takes about a microsecond, on an ISA bus as here:
@@ -441,7 +444,7 @@ class Machine:
         left = SLICE_NS
         if deadline is not None:
             left = min(max(deadline - self.clock.now_ns(), 1000), SLICE_NS)
-        self._slice_blocks = max(int(left * self._rate), 64)
+        self._slice_blocks = max(int(left * self._rate), SHORTEST_SLICE)
         return self._slice_blocks
 
     def _measure(self) -> None:

@@ -239,6 +239,45 @@ tick:   inc     dword [0x500]
     assert time.perf_counter() - began < 5      # it jumps over the idle time
 
 
+def test_a_timer_that_is_always_due_does_not_keep_the_guest_from_its_work(
+        make: MakeMachine) -> None:
+    machine = make(icount_shift=None, bios=rom("""
+        mov     word [0x20 * 4], tick
+        mov     word [0x20 * 4 + 2], 0xf000
+        mov     al, 0x11                ; i8259: vectors from 0x20, only IRQ 0
+        out     0x20, al
+        mov     al, 0x20
+        out     0x21, al
+        mov     al, 4
+        out     0x21, al
+        mov     al, 1
+        out     0x21, al
+        mov     al, 0xfe
+        out     0x21, al
+        mov     al, 0x34                ; i8254: 600,000 interrupts per second
+        out     0x43, al
+        mov     al, 2
+        out     0x40, al
+        mov     al, 0
+        out     0x40, al
+        mov     ecx, 2000
+        sti
+work:   dec     ecx
+        jnz     work
+        mov     byte [0x500], 1
+        cli
+        hlt
+tick:   push    ax
+        mov     al, 0x20
+        out     0x20, al
+        out     0x80, al
+        pop     ax
+        iret
+        """))
+    assert machine.run_until(lambda: machine.read_memory(0x500, 1) == b"\1",
+                             limit_ns=10_000_000_000)
+
+
 def test_an_rtc_alarm_wakes_the_guest_in_virtual_time(make: MakeMachine) -> None:
     """rtcwake: alarm two hours on, RTC_EN, S3; deterministic mode jumps there."""
     machine = make(bios=rom("""
