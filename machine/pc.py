@@ -2,7 +2,7 @@
 
 Only this file knows which device sits at which port and whose line ends where:
 
-    devices -> i8259 pair -> LINT0         PIIX4 PM -> SCI (IRQ 9), run-state requests
+    devices -> i8259 pair -> LINT0, pin 0  PIIX4 PM -> SCI (IRQ 9), run-state requests
     i8254 channel 0 -> IRQ 0               i8042, port 92, 0xcf9 -> reset request
     i8042 -> IRQ 1, 12                     i440FX PAM -> what is seen at 0xc0000-0xfffff
     devices -> I/O APIC -> local APIC -> INTR, NMI, SMI#, INIT
@@ -96,10 +96,11 @@ class PcBoard:
         self.local_apic = LocalApic(
             clock=clock, tsc=tsc, tsc_ns=tsc_ns, output=cpu.set_interrupt, nmi=cpu.raise_nmi,
             smi=cpu.raise_smi, init=self._init, start_up=lambda vector: None,
-            extint=lambda: self.pic.acknowledge() if self.pic.output_level else -1,
-            broadcast_eoi=self.ioapic.eoi, moved=self._apic_moved,
+            extint=self._acknowledge_pic,
+            broadcast_eoi=self.ioapic.eoi, accepting=self.ioapic.retry, moved=self._apic_moved,
             x2apic=cpu.has("x2apic"), tsc_deadline=cpu.has("tsc-deadline"))
-        self.pic = I8259Pair(output=lambda level: self.local_apic.lint(0, level))
+        self._pic_at_ioapic = self.ioapic.line(0)
+        self.pic = I8259Pair(output=self._pic_output)
         irq = self.isa_line
         ports.add(0x20, 2, self.pic.master_read, self.pic.master_write, name="i8259 master")
         ports.add(0xA0, 2, self.pic.slave_read, self.pic.slave_write, name="i8259 slave")
@@ -220,6 +221,19 @@ class PcBoard:
         self.cpu.forget_code()
 
     # -- interrupts
+    def _pic_output(self, level: bool) -> None:
+        """The i8259s' INT: at LINT0 and at the I/O APIC's pin 0, the two virtual wires."""
+        self.local_apic.lint(0, level)
+        self._pic_at_ioapic(level)
+
+    def _acknowledge_pic(self) -> int:
+        """INTA.  INT falls with it, so at the I/O APIC what still waits is a new edge."""
+        vector = self.pic.acknowledge()
+        if self.pic.output_level:
+            self._pic_at_ioapic(False)
+            self._pic_at_ioapic(True)
+        return vector
+
     def isa_line(self, irq: int) -> Line:
         """An ISA interrupt: at the i8259s, and at the I/O APIC, where 0 comes at pin 2."""
         pic, ioapic = self.pic.line(irq), self.ioapic.line(2 if irq == 0 else irq)
@@ -231,8 +245,8 @@ class PcBoard:
         return drive
 
     def gsi_line(self, gsi: int) -> Line:
-        """A global system interrupt, 0 to 23."""
-        return self.isa_line(gsi) if gsi < 16 else self.ioapic.line(gsi)
+        """A global system interrupt, 0 to 23.  The i8259s have no pin for 2 (it joins them)."""
+        return self.isa_line(gsi) if gsi < 16 and gsi != 2 else self.ioapic.line(gsi)
 
     def _interrupt_message(self, destination: int, logical: bool, vector: int, mode: int,
                            level: bool) -> bool:
@@ -388,7 +402,8 @@ class PcBoard:
                        name="pvpanic")
 
     def _add_pc_testdev(self, spec: DeviceSpec) -> None:
-        device = PcTestdev(line=lambda gsi, level: self.gsi_line(gsi)(level))
+        lines = [self.gsi_line(gsi) for gsi in range(24)]
+        device = PcTestdev(line=lambda gsi, level: lines[gsi](level))
         add = self.ports.add
         add(0xE0, 4, device.data_read, device.data_write, width=4, name="pc-testdev data")
         add(0xE4, 4, reads_zero, device.flush_write, width=4, name="pc-testdev flush")

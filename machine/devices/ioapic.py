@@ -100,6 +100,13 @@ class IoApic:
         if level and accepted and entry >> 8 & 7 < 2:
             self.state.entries[pin] |= REMOTE_IRR
 
+    def retry(self) -> None:
+        """A local APIC takes messages again: send those of level interrupts it refused."""
+        s = self.state
+        for pin, entry in enumerate(s.entries):
+            if entry & LEVEL and s.levels >> pin & 1:
+                self._service(pin)
+
     def eoi(self, vector: int) -> None:
         """A level interrupt with this vector has been served."""
         s = self.state

@@ -54,7 +54,7 @@ ICR, ICR_HIGH, LVT, INITIAL, CURRENT, DIVIDE, SELF_IPI = 0x30, 0x31, 0x32, 0x38,
 TIMER, THERMAL, PERFORMANCE, LINT0, LINT1, ERROR = range(6)
 LVT_COUNT = 6
 
-MASKED, LEVEL, REMOTE_IRR = 1 << 16, 1 << 15, 1 << 14
+MASKED, LEVEL, REMOTE_IRR, DELIVERY_STATUS = 1 << 16, 1 << 15, 1 << 14, 1 << 12
 SVR_ENABLE = 1 << 8
 #: bits of an LVT that hold what is written
 LVT_BITS = (0x7_00FF, 0x1_07FF, 0x1_07FF, 0x1_A7FF, 0x1_A7FF, 0x1_00FF)
@@ -104,16 +104,17 @@ class LocalApic:
     *tsc* reads the TSC, *tsc_ns* says at which ns of the clock it has a value.
     *output* is the processor's INTR pin; *nmi*, *smi*, *init* and *start_up*
     (with its vector) are edges.  *extint* is the i8259's acknowledge cycle.
-    *broadcast_eoi* tells the I/O APIC a vector.  *moved* is told where the
-    registers' page is now, None for nowhere.
+    *broadcast_eoi* tells the I/O APIC a vector, *accepting* that messages which
+    were refused may be sent again.  *moved* is told where the registers' page is
+    now, None for nowhere.
     """
 
     def __init__(self, *, clock: Clock, tsc: Callable[[], int], tsc_ns: Callable[[int], int],
                  output: Line, nmi: Notify, smi: Notify, init: Notify,
                  start_up: Callable[[int], None], extint: Callable[[], int],
-                 broadcast_eoi: Callable[[int], None], moved: Callable[[int | None], None],
-                 apic_id: int = 0, bus_ns: int = 1, x2apic: bool = True,
-                 tsc_deadline: bool = True) -> None:
+                 broadcast_eoi: Callable[[int], None], accepting: Notify,
+                 moved: Callable[[int | None], None], apic_id: int = 0, bus_ns: int = 1,
+                 x2apic: bool = True, tsc_deadline: bool = True) -> None:
         self.state = State(id=apic_id)
         self._apic_id = apic_id
         self._clock = clock
@@ -122,9 +123,12 @@ class LocalApic:
         self._nmi, self._smi, self._init, self._start_up = nmi, smi, init, start_up
         self._extint = extint
         self._broadcast_eoi = broadcast_eoi
+        self._accepting = accepting
         self._moved = moved
         self._bus_ns = bus_ns
         self._has_x2apic, self._has_tsc_deadline = x2apic, tsc_deadline
+        self._lvt_bits = (LVT_BITS[TIMER] & ~(0 if tsc_deadline else TSC_DEADLINE_MODE << 17),
+                          *LVT_BITS[THERMAL:])
         self._timer = clock.timer("local APIC", self._timer_expired)
         self._level = False
         self._reads: list[Callable[[], int] | None] = [None] * 64
@@ -257,12 +261,15 @@ class LocalApic:
 
     # -- interrupts that arrive
     def matches(self, destination: int, logical: bool) -> bool:
-        """Whether a message's 8-bit destination (32-bit in x2APIC mode) names this APIC."""
+        """Whether a message's 8-bit destination (32-bit in x2APIC mode) names this APIC.
+
+        As in QEMU cluster 15 is all clusters.
+        """
         s = self.state
         if not s.base & BASE_ENABLE:
             return False
         if self._x2apic:
-            if destination in (0xFF, 0xFFFF_FFFF):
+            if destination == 0xFFFF_FFFF:
                 return True
             if not logical:
                 return destination == s.id
@@ -275,7 +282,7 @@ class LocalApic:
         mine = s.ldr >> 24
         if s.dfr >> 28 == 0xF:
             return bool(destination & mine)
-        return destination >> 4 == mine >> 4 and bool(destination & mine & 0xF)
+        return destination >> 4 in (0xF, mine >> 4) and bool(destination & mine & 0xF)
 
     def deliver(self, vector: int, mode: int, level: bool) -> bool:
         """An interrupt message (I/O APIC, IPI).  Whether it was accepted."""
@@ -331,8 +338,10 @@ class LocalApic:
         if level and not lvt & (MASKED | REMOTE_IRR):
             if self.deliver(lvt & 0xFF, FIXED, True):
                 self.state.lvt[LINT0] |= REMOTE_IRR
-        elif not level:
+        elif not level and lvt & REMOTE_IRR and self.state.irr >> (lvt & 0xFF) & 1:
+            # as in QEMU it is withdrawn unless it is in service, where EOI ends it
             self.state.irr &= ~(1 << (lvt & 0xFF))
+            self.state.lvt[LINT0] &= ~REMOTE_IRR
             self._update()
 
     def _local(self, entry: int) -> None:
@@ -343,17 +352,16 @@ class LocalApic:
             self.deliver(lvt & 0xFF, mode, False)
 
     def _error(self, bit: int) -> None:
+        """Log an error; the first since ESR was written interrupts."""
         s = self.state
-        if not s.errors & bit:
-            s.errors |= bit
-            lvt = s.lvt[ERROR]
-            if not lvt & MASKED and lvt & 0xFF >= 16:
-                self._local(ERROR)
+        first, s.errors = not s.errors, s.errors | bit
+        if first:
+            self._local(ERROR)
 
     # -- register access
     def mmio_read(self, offset: int, size: int) -> int:
-        """A read in the registers' page.  32-bit accesses at multiples of 16 count."""
-        if size < 4 or offset & 15:
+        """A read in the registers' page: 32 bits, anywhere in a register's 16 bytes."""
+        if size < 4:
             return 0
         register = offset >> 4
         read = self._reads[register] if register < 64 else None
@@ -364,14 +372,11 @@ class LocalApic:
 
     def mmio_write(self, offset: int, size: int, value: int) -> None:
         """A write in the registers' page."""
-        if size < 4 or offset & 15:
+        if size < 4:
             return
         register = offset >> 4
         write = self._writes[register] if register < 64 else None
         if write is None:
-            if register == 0:               # an MSI: nobody here but us
-                self.deliver(value & 0xFF, value >> 8 & 7, bool(value & LEVEL))
-                return
             self._error(ESR_ILLEGAL_REGISTER)
             return
         write(value & 0xFFFF_FFFF)
@@ -412,9 +417,16 @@ class LocalApic:
         if register == SELF_IPI:
             if value >> 8:
                 return False
-            self.deliver(value, FIXED, False)
+            if value < 16:
+                self._error(ESR_SEND_ILLEGAL)
+            else:
+                self.deliver(value, FIXED, False)
             return True
         reserved = _X2APIC_RESERVED.get(register)
+        if 0 <= register - LVT < LVT_COUNT:
+            entry = register - LVT
+            reserved = ~(self._lvt_bits[entry] | DELIVERY_STATUS | (
+                REMOTE_IRR if entry in (LINT0, LINT1) else 0))
         if reserved is None or value & reserved:
             return False
         write = self._writes[register]
@@ -434,6 +446,7 @@ class LocalApic:
         was_extended = s.base & BASE_EXTD
         s.base = value & ~0xFFF | value & (BASE_BSP | BASE_EXTD | BASE_ENABLE)
         if not enabled:
+            s.id = self._apic_id
             self.init_reset()
             self._moved(None)
         elif extended:
@@ -491,9 +504,14 @@ class LocalApic:
 
     def _write_svr(self, value: int) -> None:
         s = self.state
+        was_off = not s.svr & SVR_ENABLE
         s.svr = value & 0x1FF
         if not value & SVR_ENABLE:
+            self._settle()
             s.lvt = [lvt | MASKED for lvt in s.lvt]
+            self._arm()
+        elif was_off:
+            self._accepting()
         self._update()
 
     def _write_esr(self, _value: int) -> None:
@@ -502,14 +520,17 @@ class LocalApic:
 
     def _write_lvt(self, entry: int, value: int) -> None:
         s = self.state
-        value &= LVT_BITS[entry]
+        value &= self._lvt_bits[entry]
         if not s.svr & SVR_ENABLE:
             value |= MASKED
         old = s.lvt[entry]
+        if entry == TIMER:
+            self._settle()
         s.lvt[entry] = value | old & REMOTE_IRR if entry == LINT0 and value & LEVEL else value
         if entry == TIMER:
             if (old ^ value) >> 17 & 3:
                 self._mode_changed(old >> 17 & 3, value >> 17 & 3)
+            self._arm()
         elif entry == LINT0:
             if value >> 8 & 7 == FIXED and value & LEVEL:
                 self._level_lint(s.lvt[LINT0], s.pins[0])
@@ -539,7 +560,7 @@ class LocalApic:
                 return
         elif shorthand == 3:
             return
-        elif mode not in (FIXED, LOWEST) and (shorthand == 1 or mode in (INIT, STARTUP)):
+        elif mode in (INIT, STARTUP):
             _guest.warning("local APIC: an IPI of mode %d to itself is not valid", mode)
             return
         if mode == STARTUP:
@@ -576,6 +597,7 @@ class LocalApic:
 
     def _write_divide(self, value: int) -> None:
         s = self.state
+        self._settle()
         left = self._current()
         s.divide = value & 0xB
         if s.armed and self._mode() != TSC_DEADLINE_MODE:
@@ -589,9 +611,24 @@ class LocalApic:
             s.armed, s.initial, s.tsc_deadline = False, 0, 0
             self._timer.cancel()
 
-    def _arm(self) -> None:
+    def _settle(self) -> None:
+        """Count the periods that ended while the timer was masked, and nothing was armed."""
         s = self.state
-        if s.armed:
+        if not s.armed or self._mode() == TSC_DEADLINE_MODE:
+            return
+        period = s.initial * self._tick_ns
+        gone = (self._clock.now_ns() - s.began_ns) // period
+        if self._mode() == PERIODIC:
+            s.began_ns += gone * period
+        elif gone:
+            s.armed = False
+
+    def _arm(self) -> None:
+        """Wait for the end of the count, unless that would go unnoticed."""
+        s = self.state
+        if self._mode() == TSC_DEADLINE_MODE:
+            return
+        if s.armed and not s.lvt[TIMER] & MASKED:
             self._timer.at(s.began_ns + s.initial * self._tick_ns)
         else:
             self._timer.cancel()
@@ -634,8 +671,6 @@ def _ignore(_value: int) -> None:
 
 #: reserved bits of the ICR as an MSR: 12 (delivery status), 13, 16, 17, 20-31
 _ICR_RESERVED_X2APIC = 0xFFF3_3000
-#: x2APIC registers that can be written, and their bits that must be 0
+#: x2APIC registers beside ICR and LVTs that can be written, and their bits that must be 0
 _X2APIC_RESERVED = {
-    TPR: ~0xFF, EOI: ~0, SVR: ~0x1FF, ESR: ~0, INITIAL: ~0xFFFF_FFFF, DIVIDE: ~0xB,
-    **{LVT + i: ~(bits | 1 << 12 | (REMOTE_IRR if i in (LINT0, LINT1) else 0))
-       for i, bits in enumerate(LVT_BITS)}}
+    TPR: ~0xFF, EOI: ~0, SVR: ~0x1FF, ESR: ~0, INITIAL: ~0xFFFF_FFFF, DIVIDE: ~0xB}
