@@ -5,8 +5,8 @@ is handed a `Bus` (ports, interrupt acknowledge, time stamp counter) and runs in
 slices: `run(budget)` executes up to that many blocks and says why it stopped.
 
 What Unicorn leaves undone is done here: port privileges (IOPL and the TSS's I/O
-bitmap), SYSCALL and SYSENTER, CPUID's policy, RDTSC.  References: Intel SDM
-volumes 2 and 3A, AMD APM volume 2 (SYSCALL in compatibility and legacy mode).
+bitmap), CPUID's policy, RDTSC, what control registers take.  References: Intel
+SDM volumes 1 to 3.
 """
 
 from __future__ import annotations
@@ -108,32 +108,25 @@ _COMPUTED = {"fpsw": 31, "fpcw": 246, "fptag": 247}
 
 #: how many records of a trace are handed over at a time
 TRACE_RECORDS = 8192
-_RAX, _RCX, _RDX, _RBX, _RSP, _R11 = 0, 1, 2, 3, 4, 11
+_RAX, _RCX, _RDX, _RBX = 0, 1, 2, 3
 _EIP, _EFLAGS, _CR4 = ENV["eip"] // 8, ENV["eflags"] // 8, ENV["cr"] // 8 + 4
 _CR0, _CR2, _EFER = ENV["cr"] // 8, ENV["cr"] // 8 + 2, ENV["efer"] // 8
 _CS_FLAGS = ENV["segs"] // 4 + 11
 _DESC_L = 1 << 21
 _CS_BASE, _DR = ENV["segs"] // 8 + 4, ENV["dr"] // 8
 _HFLAGS, _HFLAGS2 = ENV["hflags"] // 4, ENV["hflags2"] // 4
-_CC_OP, _DF = ENV["cc_op"] // 4, ENV["df"] // 4
-_CC_SRC, _TSC_AUX = ENV["cc_src"] // 8, ENV["tsc_aux"] // 4
-_SYSENTER_CS = ENV["sysenter_cs"] // 4
-_SYSENTER_ESP, _SYSENTER_EIP = ENV["sysenter_esp"] // 8, ENV["sysenter_eip"] // 8
+_TSC_AUX = ENV["tsc_aux"] // 4
 
 # hflags (QEMU's cache of the mode)
-_HF_CPL, _HF_LMA, _HF_CS64, _HF_SMM = 3, 1 << 14, 1 << 15, 1 << 19
+_HF_CPL, _HF_CS64, _HF_SMM = 3, 1 << 15, 1 << 19
 _HF2_NMI = 1 << 2           # NMIs are blocked until IRET
 # RFLAGS
-_CF_TO_OF, _IF, _DF_BIT, _VM, _RF = 0x8D5, 0x200, 0x400, 0x20000, 0x10000
-_CC_OP_EFLAGS = 1
-_EFER_SCE, _EFER_LME, _EFER_LMA, _EFER_NXE = 1, 1 << 8, 1 << 10, 1 << 11
+_IF, _VM = 0x200, 0x20000
+_EFER_LME, _EFER_LMA, _EFER_NXE = 1 << 8, 1 << 10, 1 << 11
 _CPUID_APIC = 1 << 9
 _CR0_PE, _CR0_NW, _CR0_CD, _CR0_PG = 1, 1 << 29, 1 << 30, 1 << 31
 _CR4_TSD, _CR4_PAE = 4, 1 << 5
-_UD, _GP, _PF = 6, 13, 14
-
-# Flat segments that SYSCALL and SYSENTER load (flags as in a descriptor)
-_CODE64, _CODE32, _DATA = 0x00A09B00, 0x00C09B00, 0x00C09300
+_GP, _PF = 13, 14
 
 #: CR4: (bit, CPUID leaf, register EAX to EDX, the feature's bit that it comes with)
 _CR4_BITS = (
@@ -151,8 +144,8 @@ class X86Cpu:
 
     def __init__(self, bus: Bus, ram_size: int, model: CpuModel | None = None) -> None:
         self._bus = bus
-        self._port_read = bus.port_read
-        self._port_write = bus.port_write
+        self.port_in = bus.port_read
+        self.port_out = bus.port_write
         self.acknowledge = bus.acknowledge_interrupt
         self.model = model = model or resolve("qemu64")
         self._engine = Engine(self, model.unicorn)
@@ -339,16 +332,16 @@ class X86Cpu:
     def _set_request(self, kind: int, level: bool) -> None:
         engine = self._engine
         if level:
-            engine.interrupt_request.value |= kind
+            engine.request[0] |= kind
             if self._in_slice:
                 engine.look()
         else:
-            engine.interrupt_request.value &= ~kind
+            engine.request[0] &= ~kind
 
     @property
     def wakeable(self) -> bool:
         """Whether an interrupt is waiting that would be taken (and ends HLT)."""
-        request = self._engine.interrupt_request.value
+        request = self._engine.request[0]
         return bool(request & INTERRUPT_HARD and self._q[_EFLAGS] & _IF
                     or request & INTERRUPT_NMI and not self._d[_HFLAGS2] & _HF2_NMI
                     or request & INTERRUPT_SMI and not self._d[_HFLAGS] & _HF_SMM)
@@ -458,21 +451,7 @@ class X86Cpu:
         return b"".join(w.to_bytes(8, "little") for w in words)
 
     # -- what the engine asks (emu.engine.Handler)
-    def port_in(self, port: int, size: int) -> int:
-        if self._d[_HFLAGS] & _HF_CPL and not self._port_allowed(port, size):
-            return 0
-        engine = self._engine
-        engine.counter.value += engine.io_weight
-        return self._port_read(port, size)
-
-    def port_out(self, port: int, size: int, value: int) -> None:
-        if self._d[_HFLAGS] & _HF_CPL and not self._port_allowed(port, size):
-            return
-        engine = self._engine
-        engine.counter.value += engine.io_weight
-        self._port_write(port, value, size)
-
-    def _port_allowed(self, port: int, size: int) -> bool:
+    def port_allowed(self, port: int, size: int) -> bool:
         """IOPL, then the I/O permission bitmap of the TSS (SDM vol. 1, 19.5)."""
         flags = self._q[_EFLAGS]
         if not flags & _VM and self._d[_HFLAGS] & _HF_CPL <= flags >> 12 & 3:
@@ -502,52 +481,6 @@ class X86Cpu:
         self._q[at // 8 + 1] = base
         self._d[at // 4 + 4] = limit
         self._d[at // 4 + 5] = flags
-
-    def _enter_kernel(self, selector: int, flags: int, code: int, target: int) -> None:
-        """Flat ring-0 code at *selector*, data behind it, RFLAGS := *flags*, RIP := *target*.
-
-        Unicorn adds the instruction's two bytes to RIP when the hook returns.
-        """
-        q, d = self._q, self._d
-        q[_CC_SRC] = flags & _CF_TO_OF
-        d[_CC_OP] = _CC_OP_EFLAGS
-        d[_DF] = 0xFFFF_FFFF if flags & _DF_BIT else 1
-        q[_EFLAGS] = flags & ~(_CF_TO_OF | _DF_BIT) | 2
-        self._load("cs", selector & 0xFFFC, 0, 0xFFFF_FFFF, code)
-        self._load("ss", (selector & 0xFFFC) + 8, 0, 0xFFFF_FFFF, _DATA)
-        self._engine.lib.update_hflags(self._engine.env)
-        q[_EIP] = (target - 2) & 0xFFFF_FFFF_FFFF_FFFF
-
-    def syscall(self) -> None:
-        q = self._q
-        if not q[_EFER] & _EFER_SCE:
-            self._engine.fault(_UD)
-            return
-        flags = int(self._engine.lib.read_eflags(self._engine.env)) & 0xFFFF_FFFF
-        star = q[_WORDS["star"]]
-        hflags = self._d[_HFLAGS]
-        if hflags & _HF_LMA:
-            q[_RCX] = q[_EIP] + 2
-            q[_R11] = flags & ~_RF
-            entry = "lstar" if hflags & _HF_CS64 else "cstar"
-            masked = flags & ~(q[_WORDS["fmask"]] & 0xFFFF_FFFF) & ~_RF
-            self._enter_kernel(star >> 32, masked, _CODE64, q[_WORDS[entry]])
-        else:
-            q[_RCX] = (q[_EIP] + 2) & 0xFFFF_FFFF
-            self._enter_kernel(star >> 32, flags & ~(_IF | _RF | _VM), _CODE32,
-                               star & 0xFFFF_FFFF)
-
-    def sysenter(self) -> None:
-        q = self._q
-        selector = self._d[_SYSENTER_CS]
-        if not selector & 0xFFFC:
-            self._engine.fault(_GP)
-            return
-        flags = int(self._engine.lib.read_eflags(self._engine.env)) & 0xFFFF_FFFF
-        long_mode = bool(self._d[_HFLAGS] & _HF_LMA)
-        q[_RSP] = q[_SYSENTER_ESP]
-        self._enter_kernel(selector, flags & ~(_IF | _RF | _VM),
-                           _CODE64 if long_mode else _CODE32, q[_SYSENTER_EIP])
 
     def cpuid(self) -> None:
         q = self._q

@@ -39,8 +39,7 @@ _ARCH_X86, _MODE_64 = 4, 8
 _HOOK_INTR, _HOOK_INSN, _HOOK_CODE, _HOOK_BLOCK = 1, 2, 4, 8
 _HOOK_MEM_WRITE_PROT = 256
 _HOOK_INSN_INVALID = 1 << 14
-_INS = {"in": 218, "out": 500, "syscall": 699, "sysenter": 700, "cpuid": 113,
-        "rdtsc": 608, "rdtscp": 609}
+_INS = {"in": 218, "out": 500, "cpuid": 113, "rdtsc": 608, "rdtscp": 609}
 _CTL_WRITE = 1 << 30
 _CTL_USE_EXITS, _CTL_EXITS, _CTL_CPU_MODEL, _CTL_TB_FLUSH, _CTL_TCG_BUFFER_SIZE = 4, 6, 7, 10, 13
 _PROT_READ, _PROT_ALL, _PROT_READ_EXEC = 1, 7, 5
@@ -202,11 +201,11 @@ class Handler(Protocol):
     """
 
     def port_in(self, port: int, size: int) -> int: ...
-    def port_out(self, port: int, size: int, value: int) -> None: ...
+    def port_out(self, port: int, value: int, size: int) -> None: ...
+    def port_allowed(self, port: int, size: int) -> bool:
+        """Asked first outside of ring 0.  False when it has called `fault`."""
     def acknowledge(self) -> int:
         """The vector of the interrupt to take now, or -1 for none after all."""
-    def syscall(self) -> None: ...
-    def sysenter(self) -> None: ...
     def cpuid(self) -> None: ...
     def rdtsc(self) -> None: ...
     def rdtscp(self) -> None: ...
@@ -234,7 +233,7 @@ class Engine:
     Public views on the live CPU state (`ENV` has the byte offsets):
 
     - `q`: the state as 64-bit words, `d`: as 32-bit words (memoryviews);
-    - `interrupt_request`, `halted`, `counter`, `budget`: single fields.
+    - `request`: interrupt_request, as word 0; `halted`, `counter`: single fields.
     """
 
     def __init__(self, handler: Handler, model: int) -> None:
@@ -245,9 +244,6 @@ class Engine:
         assert handle.value is not None
         self.handle = handle.value
         self.failure: BaseException | None = None
-        #: what an access to a port, to memory-mapped I/O or to ROM adds to the block counter:
-        #: each takes as long as many blocks, and one block can make hundreds
-        self.io_weight = 0
         self._keep: list[Any] = []
         self._mapped: dict[int, Any] = {}
         self._ctl(_CTL_WRITE | 1 << 26 | _CTL_CPU_MODEL, _INT(model))
@@ -302,7 +298,8 @@ class Engine:
         self.b = view
         self.q = view.cast("Q")
         self.d = view.cast("I")
-        self.interrupt_request = _U32.from_address(cpu + CPU["interrupt_request"])
+        self.request = memoryview((C.c_char * 4).from_address(
+            cpu + CPU["interrupt_request"])).cast("B").cast("I")
         self.halted = _U32.from_address(cpu + CPU["halted"])
         self.counter = _U64.from_address(cpu + CPU["icount_extra"])
         self._bound = _U64.from_address(cpu + CPU["icount_budget"])
@@ -334,9 +331,9 @@ class Engine:
 
     def _prove_reset(self) -> None:
         lib = self.lib
-        self.interrupt_request.value = 0xFFFF_FFFF
+        self.request[0] = 0xFFFF_FFFF
         lib.cpu_reset_interrupt(self.cpu, -1)
-        if self.interrupt_request.value:
+        if self.request[0]:
             raise UnknownEngine("interrupt_request is elsewhere")
         lib.cpu_reset(self.cpu)
         dr = ENV["dr"] // 8
@@ -410,10 +407,11 @@ class Engine:
     def _hook(self, handler: Handler) -> None:
         native, context = self.lib.native, self.context
         at = C.addressof(context)
-        for name, prototype, function in self._instructions(handler):
-            target = prototype(function)
-            data = (_U64 * 2)(C.cast(target, _P).value or 0, at)
-            self._keep += [target, data]
+        for name, prototype, *functions in self._instructions(handler):
+            targets = [prototype(function) for function in functions]
+            addresses = [C.cast(target, _P).value or 0 for target in targets]
+            data = (_U64 * 3)(addresses[0], at, addresses[-1])
+            self._keep += [*targets, data]
             guard = {_IN: "guard_in", _OUT: "guard_out", _INT_INSN: "guard_insn"}[prototype]
             self._add_hook(_HOOK_INSN, native.entry[guard], C.addressof(data), insn=_INS[name])
         self._add_hook(_HOOK_INTR, native.entry["deliver"], at)
@@ -469,10 +467,12 @@ class Engine:
         self._keep.append(target)
         setattr(self.context, name, C.cast(target, _P).value or 0)
 
-    def _instructions(self, handler: Handler) -> list[tuple[str, Any, Callable[..., Any]]]:
-        """The hooked instructions, each with its C type and a Python function that cannot raise."""
+    def _instructions(self, handler: Handler) -> list[tuple[Any, ...]]:
+        """The hooked instructions, each with its C type and a Python function that cannot raise;
+        for ports two, the second for rings 1 to 3.
+        """
         fail = self._fail
-        port_in, port_out = handler.port_in, handler.port_out
+        port_in, port_out, allowed = handler.port_in, handler.port_out, handler.port_allowed
 
         def on_in(_uc: int, port: int, size: int, _data: int) -> int:
             try:
@@ -483,7 +483,21 @@ class Engine:
 
         def on_out(_uc: int, port: int, size: int, value: int, _data: int) -> None:
             try:
-                port_out(port, size, value)
+                port_out(port, value, size)
+            except BaseException as error:      # noqa: BLE001 - raised again by run()
+                fail(error)
+
+        def judged_in(_uc: int, port: int, size: int, _data: int) -> int:
+            try:
+                return port_in(port, size) if allowed(port, size) else 0
+            except BaseException as error:      # noqa: BLE001 - raised again by run()
+                fail(error)
+                return 0
+
+        def judged_out(_uc: int, port: int, size: int, value: int, _data: int) -> None:
+            try:
+                if allowed(port, size):
+                    port_out(port, value, size)
             except BaseException as error:      # noqa: BLE001 - raised again by run()
                 fail(error)
 
@@ -496,9 +510,7 @@ class Engine:
                 return 1                        # done: skip Unicorn's own
             return call
 
-        return [("in", _IN, on_in), ("out", _OUT, on_out),
-                ("syscall", _INT_INSN, plain(handler.syscall)),
-                ("sysenter", _INT_INSN, plain(handler.sysenter)),
+        return [("in", _IN, on_in, judged_in), ("out", _OUT, on_out, judged_out),
                 ("cpuid", _INT_INSN, plain(handler.cpuid)),
                 ("rdtsc", _INT_INSN, plain(handler.rdtsc)),
                 ("rdtscp", _INT_INSN, plain(handler.rdtscp))]
@@ -610,6 +622,17 @@ class Engine:
         self.context.limit = count
         self._bound.value = count
 
+    @property
+    def io_weight(self) -> int:
+        """What an access to a port, to memory-mapped I/O or to ROM adds to the block counter:
+        each takes as long as many blocks, and one block can make hundreds.
+        """
+        return int(self.context.io_weight)
+
+    @io_weight.setter
+    def io_weight(self, blocks: int) -> None:
+        self.context.io_weight = blocks
+
     def look(self) -> None:
         """From inside a slice: have interrupt_request looked at before the next block."""
         self.context.request = 1
@@ -633,7 +656,7 @@ class Engine:
         (self.lib.cpu_init if init else self.lib.cpu_reset)(self.cpu)
         self.lib.update_cr4(self.env, 0)
         self.d[_TR_FLAGS // 4] = 0x8900     # busy, as reset leaves it, an inner ring would abort
-        self.interrupt_request.value = 0
+        self.request[0] = 0
         self.halted.value = 0
         self.lib.tlb_flush(self.cpu)
 
@@ -721,11 +744,8 @@ class Engine:
 
         Each access counts for `io_weight` blocks more.
         """
-        counter = self.counter
-
         def on_read(_uc: int, offset: int, size: int, _data: int) -> int:
             try:
-                counter.value += self.io_weight
                 return read(offset, size)
             except BaseException as error:      # noqa: BLE001 - raised again by run()
                 self._fail(error)
@@ -733,16 +753,17 @@ class Engine:
 
         def on_write(_uc: int, offset: int, size: int, value: int, _data: int) -> None:
             try:
-                counter.value += self.io_weight
                 write(offset, size, value)
             except BaseException as error:      # noqa: BLE001 - raised again by run()
                 self._fail(error)
 
         callbacks = (_MMIO_READ(on_read), _MMIO_WRITE(on_write))
-        self._check(self.lib.uc_mmio_map(self.handle, address, length,
-                                         C.cast(callbacks[0], _P), None,
-                                         C.cast(callbacks[1], _P), None))
-        self._mapped[address] = callbacks
+        at, entry = C.addressof(self.context), self.lib.native.entry
+        data = [(_U64 * 2)(C.cast(each, _P).value or 0, at) for each in callbacks]
+        self._check(self.lib.uc_mmio_map(
+            self.handle, address, length, entry["mmio_read"], C.addressof(data[0]),
+            entry["mmio_write"], C.addressof(data[1])))
+        self._mapped[address] = callbacks, data
 
     def unmap(self, address: int, length: int) -> None:
         """Take a mapping away.  Its callbacks are kept: one may be running."""

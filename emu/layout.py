@@ -73,7 +73,13 @@ TLB_ADDR_WRITE: Final = 8
 #: what native.asm calls them
 NATIVE: Final = {
     "ENV_EIP": ENV["eip"], "ENV_EFLAGS": ENV["eflags"], "ENV_HFLAGS": ENV["hflags"],
-    "ENV_HFLAGS2": ENV["hflags2"], "ENV_CS_BASE": ENV["segs"] + SEGMENT_SIZE + 8,
+    "ENV_HFLAGS2": ENV["hflags2"], "ENV_CC_SRC": ENV["cc_src"], "ENV_CC_OP": ENV["cc_op"],
+    "ENV_DF": ENV["df"], "ENV_RCX": ENV["regs"] + 8, "ENV_RSP": ENV["regs"] + 8 * 4,
+    "ENV_R11": ENV["regs"] + 8 * 11, "ENV_EFER": ENV["efer"], "ENV_STAR": ENV["star"],
+    "ENV_LSTAR": ENV["lstar"], "ENV_CSTAR": ENV["cstar"], "ENV_FMASK": ENV["fmask"],
+    "ENV_SYSENTER_CS": ENV["sysenter_cs"], "ENV_SYSENTER_ESP": ENV["sysenter_esp"],
+    "ENV_SYSENTER_EIP": ENV["sysenter_eip"], "ENV_CS": ENV["segs"] + SEGMENT_SIZE,
+    "ENV_SS": ENV["segs"] + 2 * SEGMENT_SIZE, "ENV_CS_BASE": ENV["segs"] + SEGMENT_SIZE + 8,
     "ENV_TR_FLAGS": ENV["tr"] + 20, "ENV_ERROR_CODE": ENV["error_code"],
     "ENV_EXCEPTION_IS_INT": ENV["exception_is_int"],
     "ENV_EXCEPTION_NEXT_EIP": ENV["exception_next_eip"],

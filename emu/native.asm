@@ -35,6 +35,7 @@ struc context
 .trace_end:     resq 1
 .int_length:    resq 1              ; of the last INT n, in bytes
 .undefined:     resq 1              ; how many bytes of UD2 the translator is still to read
+.io_weight:     resq 1              ; what an access to a port or MMIO adds to the counter
 ; callbacks into Python; 0 for none
 .acknowledge:   resq 1              ; () -> vector or -1
 .rdmsr:         resq 1              ; ()
@@ -82,6 +83,10 @@ struc globals
 .into:          resq 1
 .pause:         resq 1
 .single_step:   resq 1
+.syscall:       resq 1
+.sysenter:      resq 1
+.read_eflags:   resq 1
+.update_hflags: resq 1
 ; instructions that end their block
 .ends:          resq ENDING
 ; TranslatorOps with our translate_insn, and the original's
@@ -106,7 +111,13 @@ MO_ALIGN_16     equ 4 << 4
 HF2_NMI         equ 1 << 2
 TF              equ 0x100
 IF              equ 0x200
+DF              equ 0x400
 RF              equ 0x10000
+VM              equ 0x20000
+STATUS          equ 0x8d5           ; CF, PF, AF, ZF, SF, OF
+CODE64          equ 0x00a09b00      ; as in a descriptor's second dword
+CODE32          equ 0x00c09b00
+DATA            equ 0x00c09300
 EXCP_INTERRUPT  equ 0x10000
 TLB_NOTDIRTY    equ 0x400
 ; A TSS that is there: P, and bit 0 of the type, which every TSS type has.  With a task
@@ -158,6 +169,7 @@ FLAGS_IN_TB     equ 0x73100         ; TF, IOPL, RF, VM, AC: part of a block's fl
         dw      deliver, deliver_invalid, guard_in, guard_out, guard_insn, exec_interrupt
         dw      count, trace, gen_code, set_page, protect_code, watch_page, watch, debug
         dw      rdmsr, wrmsr, read_cr, write_cr, rsm, set_dr, translator, load_byte, unaligned
+        dw      mmio_read, mmio_write
 
 ; UC_HOOK_INTR (uc, vector, context): deliver an exception or INT n; may longjmp.
 ; Unicorn has moved RIP behind a software interrupt by now.  It is put back, so that a fault
@@ -245,19 +257,51 @@ deliver_invalid:
         pop     rbx
         ret
 
+; What an access to a port or to MMIO adds to the counter.  %1: context; rax is lost.
+%macro WEIGH 1
+        mov     rax, [%1 + context.cpu]
+        mov     r11, [%1 + context.io_weight]
+        add     [rax + CPU_COUNTER], r11
+%endmacro
+
 ; UC_HOOK_INSN of IN, OUT and the rest: call Python, then raise what it asked for.
-; user_data points to {callback, context}.
+; user_data points to {callback, context}, and for ports {callback in rings 1 to 3}.
 align 16
 guard_in:                           ; (uc, port, size, user_data) -> value
         push    rbx
         mov     rbx, [rcx + 8]
+        WEIGH   rbx
+        mov     rax, [rbx + context.env]
+        test    dword [rax + ENV_HFLAGS], 3
+        jnz     .judged
         call    [rcx]
+        jmp     guarded
+.judged:
+        call    [rcx + 16]
         jmp     guarded
 guard_out:                          ; (uc, port, size, value, user_data)
         push    rbx
         mov     rbx, [r8 + 8]
+        WEIGH   rbx
+        mov     rax, [rbx + context.env]
+        test    dword [rax + ENV_HFLAGS], 3
+        jnz     .judged
         call    [r8]
         jmp     guarded
+.judged:
+        call    [r8 + 16]
+        jmp     guarded
+
+; Callbacks of uc_mmio_map; user_data points to {callback, context}.
+mmio_read:                          ; (uc, offset, size, user_data) -> value
+        mov     r10, [rcx + 8]
+        WEIGH   r10
+        jmp     [rcx]
+mmio_write:                         ; (uc, offset, size, value, user_data)
+        mov     r10, [r8 + 8]
+        WEIGH   r10
+        jmp     [r8]
+
 guard_insn:                         ; (uc, user_data) -> skip Unicorn's own
         push    rbx
         mov     rbx, [rsi + 8]
@@ -722,6 +766,90 @@ into:
         mov     [r11 + context.int_length], esi
         jmp     G(into)
 
+; helper_syscall (env, length), helper_sysenter (env, length): Unicorn's only call hooks.
+; SDM 2, AMD APM 3; from compatibility mode to CSTAR and in legacy mode as AMD's.
+align 16
+syscall_:
+        test    dword [rdi + ENV_EFER], 1       ; SCE
+        jnz     .on
+        mov     esi, 6
+        xor     edx, edx
+        jmp     G(raise)
+.on:    push    rbx
+        mov     rbx, rdi
+        movsxd  rsi, esi
+        add     rsi, [rdi + ENV_EIP]
+        mov     [rdi + ENV_RCX], rsi
+        call    G(read_eflags)
+        and     eax, ~RF
+        test    dword [rbx + ENV_HFLAGS], HF_LMA
+        jz      .legacy
+        mov     [rbx + ENV_R11], rax
+        mov     ecx, [rbx + ENV_FMASK]
+        not     ecx
+        and     eax, ecx
+        mov     edx, CODE64
+        mov     rcx, [rbx + ENV_LSTAR]
+        test    dword [rbx + ENV_HFLAGS], HF_CS64
+        jnz     .enter
+        mov     rcx, [rbx + ENV_CSTAR]
+        jmp     .enter
+.legacy:
+        mov     dword [rbx + ENV_RCX + 4], 0
+        and     eax, ~(IF | VM)
+        mov     edx, CODE32
+        mov     ecx, [rbx + ENV_STAR]
+.enter: mov     [rbx + ENV_EIP], rcx
+        mov     ecx, eax
+        and     ecx, STATUS
+        mov     [rbx + ENV_CC_SRC], rcx
+        mov     dword [rbx + ENV_CC_OP], CC_OP_EFLAGS
+        xor     ecx, ecx
+        test    eax, DF
+        setz    cl
+        lea     ecx, [rcx * 2 - 1]
+        mov     [rbx + ENV_DF], ecx
+        and     eax, ~(STATUS | DF)
+        or      eax, 2
+        mov     [rbx + ENV_EFLAGS], rax
+        movzx   esi, word [rbx + ENV_STAR + 4]
+; rbx: env, on the stack: rbx; esi: selector; edx: code segment's flags.  Flat segments of ring 0.
+enter_ring_0:
+        and     esi, 0xfffc
+        mov     [rbx + ENV_CS], esi
+        mov     qword [rbx + ENV_CS + 8], 0
+        mov     dword [rbx + ENV_CS + 16], -1
+        mov     [rbx + ENV_CS + 20], edx
+        add     esi, 8
+        and     esi, 0xfffc
+        mov     [rbx + ENV_SS], esi
+        mov     qword [rbx + ENV_SS + 8], 0
+        mov     dword [rbx + ENV_SS + 16], -1
+        mov     dword [rbx + ENV_SS + 20], DATA
+        mov     rdi, rbx
+        pop     rbx
+        jmp     G(update_hflags)
+align 16
+sysenter_:
+        mov     esi, [rdi + ENV_SYSENTER_CS]
+        test    esi, 0xfffc
+        jnz     .on
+        mov     esi, 13
+        xor     edx, edx
+        jmp     G(raise)
+.on:    push    rbx
+        mov     rbx, rdi
+        and     dword [rdi + ENV_EFLAGS], ~(IF | RF | VM)
+        mov     rax, [rdi + ENV_SYSENTER_ESP]
+        mov     [rdi + ENV_RSP], rax
+        mov     rax, [rdi + ENV_SYSENTER_EIP]
+        mov     [rdi + ENV_EIP], rax
+        mov     edx, CODE32
+        test    dword [rdi + ENV_HFLAGS], HF_LMA
+        jz      enter_ring_0
+        mov     edx, CODE64
+        jmp     enter_ring_0
+
 ; helper_pause (env, length): leaves the block as every instruction does, which Unicorn forgets:
 ; the shadow of MOV SS and RF end, TF is a #DB behind it.
 align 16
@@ -814,6 +942,8 @@ gen_code:
         REPLACE raise_interrupt, raise_interrupt
         REPLACE into, into
         REPLACE pause, pause
+        REPLACE syscall, syscall_
+        REPLACE sysenter, sysenter_
         jmp     .link
 .align: movzx   eax, byte [rcx]
         sub     eax, OP_QEMU_LD_I32

@@ -24,7 +24,7 @@ ENTRIES: Final = (
     "deliver", "deliver_invalid", "guard_in", "guard_out", "guard_insn", "exec_interrupt",
     "count", "trace", "gen_code", "set_page", "protect_code", "watch_page", "watch", "debug",
     "rdmsr", "wrmsr", "read_cr", "write_cr", "rsm", "set_dr", "translator", "load_byte",
-    "unaligned")
+    "unaligned", "mmio_read", "mmio_write")
 
 #: the globals' words after the list of contexts: symbols of libunicorn
 IMPORTS: Final = (
@@ -38,6 +38,8 @@ IMPORTS: Final = (
     "translator_loop_x86_64", "cpu_ldub_code_x86_64",
     "raise_exception_err_ra_x86_64", "helper_raise_interrupt_x86_64", "helper_into_x86_64",
     "helper_pause_x86_64", "helper_single_step_x86_64",
+    "helper_syscall_x86_64", "helper_sysenter_x86_64", "helper_read_eflags_x86_64",
+    "x86_update_hflags_x86_64",
     # ENDING in native.asm: instructions that end their block
     "helper_inb_x86_64", "helper_inw_x86_64", "helper_inl_x86_64",
     "helper_outb_x86_64", "helper_outw_x86_64", "helper_outl_x86_64",
@@ -79,6 +81,7 @@ class Context(C.Structure):
                 ("fault", _U32), ("fault_error", _U32), ("limit", _U64), ("request", _U32),
                 ("replaying", _U32), ("watching", _U32), ("patch", _U32), ("trace", _U64),
                 ("trace_end", _U64), ("int_length", _U64), ("undefined", _U64),
+                ("io_weight", _U64),
                 *((name, _U64) for name in CALLBACKS)]
 
 

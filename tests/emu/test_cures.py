@@ -804,7 +804,7 @@ def test_only_the_interrupt_line_asks_for_a_vector() -> None:
     start(cpu, "sti\nnop\nout 0x80, al\nsti\nnop\nhlt")
 
     def other(port: int, value: int, size: int) -> None:
-        cpu._engine.interrupt_request.value = 4     # CPU_INTERRUPT_EXITTB
+        cpu._engine.request[0] = 4     # CPU_INTERRUPT_EXITTB
 
     pins.on_write = other
     assert cpu.run(BUDGET) is Stop.HALT             # and Pins has no vector to give
