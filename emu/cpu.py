@@ -4,9 +4,8 @@
 is handed a `Bus` (ports, interrupt acknowledge, time stamp counter) and runs in
 slices: `run(budget)` executes up to that many blocks and says why it stopped.
 
-What Unicorn leaves undone is done here: port privileges (IOPL and the TSS's I/O
-bitmap), CPUID's policy, RDTSC, what control registers take.  References: Intel
-SDM volumes 1 to 3.
+What Unicorn leaves undone is done here: CPUID's policy, RDTSC, what control
+registers take.  References: Intel SDM volumes 1 to 3.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from emu.engine import INTERRUPT_HARD, INTERRUPT_NMI, INTERRUPT_SMI, Engine
 from emu.layout import ENV
 from emu.memory import Memory
 from emu.models import AMD_ALIASES, WORDS, CpuModel, resolve
-from emu.msr import MsrFile
+from emu.msr import MsrFile, canonical
 
 __all__ = ["Bus", "Segment", "Stop", "X86Cpu"]
 
@@ -110,7 +109,7 @@ _COMPUTED = {"fpsw": 31, "fpcw": 246, "fptag": 247}
 TRACE_RECORDS = 8192
 _RAX, _RCX, _RDX, _RBX = 0, 1, 2, 3
 _EIP, _EFLAGS, _CR4 = ENV["eip"] // 8, ENV["eflags"] // 8, ENV["cr"] // 8 + 4
-_CR0, _CR2, _EFER = ENV["cr"] // 8, ENV["cr"] // 8 + 2, ENV["efer"] // 8
+_CR0, _EFER = ENV["cr"] // 8, ENV["efer"] // 8
 _CS_FLAGS = ENV["segs"] // 4 + 11
 _DESC_L = 1 << 21
 _CS_BASE, _DR = ENV["segs"] // 8 + 4, ENV["dr"] // 8
@@ -121,12 +120,12 @@ _TSC_AUX = ENV["tsc_aux"] // 4
 _HF_CPL, _HF_CS64, _HF_SMM = 3, 1 << 15, 1 << 19
 _HF2_NMI = 1 << 2           # NMIs are blocked until IRET
 # RFLAGS
-_IF, _VM = 0x200, 0x20000
+_IF = 0x200
 _EFER_LME, _EFER_LMA, _EFER_NXE = 1 << 8, 1 << 10, 1 << 11
 _CPUID_APIC = 1 << 9
 _CR0_PE, _CR0_NW, _CR0_CD, _CR0_PG = 1, 1 << 29, 1 << 30, 1 << 31
 _CR4_TSD, _CR4_PAE = 4, 1 << 5
-_GP, _PF = 13, 14
+_GP = 13
 
 #: CR4: (bit, CPUID leaf, register EAX to EDX, the feature's bit that it comes with)
 _CR4_BITS = (
@@ -451,29 +450,15 @@ class X86Cpu:
         return b"".join(w.to_bytes(8, "little") for w in words)
 
     # -- what the engine asks (emu.engine.Handler)
-    def port_allowed(self, port: int, size: int) -> bool:
-        """IOPL, then the I/O permission bitmap of the TSS (SDM vol. 1, 19.5)."""
-        flags = self._q[_EFLAGS]
-        if not flags & _VM and self._d[_HFLAGS] & _HF_CPL <= flags >> 12 & 3:
-            return True
-        tr = self.segment("tr")
-        if not tr.flags & 0x8000 or tr.flags >> 8 & 15 not in (9, 11) or tr.limit < 103:
-            self._engine.fault(_GP)
+    def wild_base(self, selector: int) -> bool:
+        """What LLDT and LTR look at in long mode: a 16-byte descriptor of the GDT."""
+        gdt = self.segment("gdt")
+        if not selector & ~7 or selector & 4 or (selector | 7) + 8 > gdt.limit:
             return False
-        pointer = self.read_virtual(tr.base + 0x66, 2)
-        at = (int.from_bytes(pointer, "little") if pointer is not None else 0) + (port >> 3)
-        if pointer is not None and at + 1 > tr.limit:
-            self._engine.fault(_GP)
+        data = self.read_virtual(gdt.base + (selector & ~7), 16)
+        if data is None or data[5] & 0x9F not in (0x82, 0x89):
             return False
-        bits = self.read_virtual(tr.base + at, 2) if pointer is not None else None
-        if bits is None:
-            self._q[_CR2] = tr.base + (0x66 if pointer is None else at)
-            self._engine.fault(_PF, 0)
-            return False
-        if int.from_bytes(bits, "little") >> (port & 7) & ((1 << size) - 1):
-            self._engine.fault(_GP)
-            return False
-        return True
+        return not canonical(int.from_bytes(data[2:5] + data[7:12], "little"))
 
     def _load(self, name: str, selector: int, base: int, limit: int, flags: int) -> None:
         at = _SEGMENTS[name]

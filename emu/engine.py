@@ -29,7 +29,18 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from emu.layout import CC, CPU, ENV, SEGMENT_SIZE, TLB, TLB_ENTRY_BITS, UC
+from emu.layout import (
+    CC,
+    CPU,
+    ENV,
+    SEGMENT_SIZE,
+    TB,
+    TCG_CPU_ENV,
+    TEMP_NAME,
+    TLB,
+    TLB_ENTRY_BITS,
+    UC,
+)
 from emu.native import CALLBACKS, Context, Native
 
 __all__ = ["Engine", "EngineError", "UnknownEngine"]
@@ -202,8 +213,6 @@ class Handler(Protocol):
 
     def port_in(self, port: int, size: int) -> int: ...
     def port_out(self, port: int, value: int, size: int) -> None: ...
-    def port_allowed(self, port: int, size: int) -> bool:
-        """Asked first outside of ring 0.  False when it has called `fault`."""
     def acknowledge(self) -> int:
         """The vector of the interrupt to take now, or -1 for none after all."""
     def cpuid(self) -> None: ...
@@ -218,6 +227,8 @@ class Handler(Protocol):
         """A debug register was written."""
     def smm(self, entered: bool) -> None:
         """Just before an SMI is taken, and just after RSM."""
+    def wild_base(self, selector: int) -> bool:
+        """Whether a TSS or LDT's descriptor has a base that is not canonical."""
     def watch_page(self, address: int, length: int) -> int:
         """Which accesses in a page to ask `watch` about: 1 reads, 2 writes."""
     def watch(self, address: int, length: int, write: bool) -> bool:
@@ -308,6 +319,9 @@ class Engine:
         self._stop_request = C.c_uint8.from_address(uc + UC["stop_request"])
         self._no_exit_request = C.c_uint8.from_address(uc + UC["no_exit_request"])
         self.context = Context(uc=uc, tcg=_peek64(uc + UC["tcg_ctx"]), cpu=cpu, env=self.env)
+        text = _peek64(self.context.tcg + _peek64(self.context.tcg + TCG_CPU_ENV) + TEMP_NAME)
+        if _peek64(text) & 0xFFFF_FFFF != int.from_bytes(b"env\0", "little"):
+            raise UnknownEngine("TCGContext.cpu_env is elsewhere")
         for mode in range(3):
             mask = _peek64(self.env + TLB["mask"] + 16 * mode) >> TLB_ENTRY_BITS
             if not 0 < mask < 1 << 24 or mask & (mask + 1):
@@ -384,6 +398,10 @@ class Engine:
             raise UnknownEngine(f"the translated blocks are {blocks}")
         if C.string_at(blocks[0][5], 3) != b"\x48\x8b\x85":
             raise UnknownEngine("a block does not begin as it should")
+        hashed = base ^ base >> 6
+        slot = CPU["tb_jmp_cache"] + 8 * (hashed >> 6 & 0xFC0 | hashed & 0x3F)
+        if _peek64(_peek64(self.cpu + slot) + TB["pc"]) != base:
+            raise UnknownEngine("tb_jmp_cache is elsewhere")
         self.counter.value = 0
         if self.run(5) or self.halted.value != 1 or self._exception_index.value != -1:
             raise UnknownEngine("HLT does not leave halted == 1")
@@ -407,11 +425,10 @@ class Engine:
     def _hook(self, handler: Handler) -> None:
         native, context = self.lib.native, self.context
         at = C.addressof(context)
-        for name, prototype, *functions in self._instructions(handler):
-            targets = [prototype(function) for function in functions]
-            addresses = [C.cast(target, _P).value or 0 for target in targets]
-            data = (_U64 * 3)(addresses[0], at, addresses[-1])
-            self._keep += [*targets, data]
+        for name, prototype, function in self._instructions(handler):
+            target = prototype(function)
+            data = (_U64 * 2)(C.cast(target, _P).value or 0, at)
+            self._keep += [target, data]
             guard = {_IN: "guard_in", _OUT: "guard_out", _INT_INSN: "guard_insn"}[prototype]
             self._add_hook(_HOOK_INSN, native.entry[guard], C.addressof(data), insn=_INS[name])
         self._add_hook(_HOOK_INTR, native.entry["deliver"], at)
@@ -431,7 +448,8 @@ class Engine:
 
         for name, otherwise in (("acknowledge", -1), ("rdmsr", None), ("wrmsr", None),
                                 ("read_cr8", 0), ("write_cr", 0), ("wrote_dr", None),
-                                ("smm", None), ("watch_page", 0), ("debug", 0)):
+                                ("smm", None), ("watch_page", 0), ("debug", 0),
+                                ("wild_base", 0)):
             self._callback(name, getattr(handler, name), otherwise)
         self._callback("watch", lambda address, length, flags: handler.watch(
             address, length, bool(flags & 2)), 0)
@@ -467,12 +485,10 @@ class Engine:
         self._keep.append(target)
         setattr(self.context, name, C.cast(target, _P).value or 0)
 
-    def _instructions(self, handler: Handler) -> list[tuple[Any, ...]]:
-        """The hooked instructions, each with its C type and a Python function that cannot raise;
-        for ports two, the second for rings 1 to 3.
-        """
+    def _instructions(self, handler: Handler) -> list[tuple[str, Any, Callable[..., Any]]]:
+        """The hooked instructions, each with its C type and a Python function that cannot raise."""
         fail = self._fail
-        port_in, port_out, allowed = handler.port_in, handler.port_out, handler.port_allowed
+        port_in, port_out = handler.port_in, handler.port_out
 
         def on_in(_uc: int, port: int, size: int, _data: int) -> int:
             try:
@@ -487,20 +503,6 @@ class Engine:
             except BaseException as error:      # noqa: BLE001 - raised again by run()
                 fail(error)
 
-        def judged_in(_uc: int, port: int, size: int, _data: int) -> int:
-            try:
-                return port_in(port, size) if allowed(port, size) else 0
-            except BaseException as error:      # noqa: BLE001 - raised again by run()
-                fail(error)
-                return 0
-
-        def judged_out(_uc: int, port: int, size: int, value: int, _data: int) -> None:
-            try:
-                if allowed(port, size):
-                    port_out(port, value, size)
-            except BaseException as error:      # noqa: BLE001 - raised again by run()
-                fail(error)
-
         def plain(function: Callable[[], None]) -> Callable[[int, int], int]:
             def call(_uc: int, _data: int) -> int:
                 try:
@@ -510,7 +512,7 @@ class Engine:
                 return 1                        # done: skip Unicorn's own
             return call
 
-        return [("in", _IN, on_in, judged_in), ("out", _OUT, on_out, judged_out),
+        return [("in", _IN, on_in), ("out", _OUT, on_out),
                 ("cpuid", _INT_INSN, plain(handler.cpuid)),
                 ("rdtsc", _INT_INSN, plain(handler.rdtsc)),
                 ("rdtscp", _INT_INSN, plain(handler.rdtscp))]
@@ -654,6 +656,7 @@ class Engine:
     def reset(self, *, init: bool = False) -> None:
         """The processor's RESET, or INIT, which leaves FPU, SSE and most MSRs."""
         (self.lib.cpu_init if init else self.lib.cpu_reset)(self.cpu)
+        self.q[ENV["xcr0"] // 8] = 1        # x87; reset leaves what a user program would find
         self.lib.update_cr4(self.env, 0)
         self.d[_TR_FLAGS // 4] = 0x8900     # busy, as reset leaves it, an inner ring would abort
         self.request[0] = 0

@@ -19,8 +19,9 @@ ENV: Final = {
     "gdt": 376, "idt": 400, "cr": 424, "a20_mask": 496, "efer": 592, "fpstt": 604, "fpuc": 610,
     "mxcsr": 816, "sysenter_cs": 4800, "sysenter_esp": 4808, "sysenter_eip": 4816,
     "star": 4824, "lstar": 4840, "cstar": 4848, "fmask": 4856, "kernelgsbase": 4864,
-    "tsc_aux": 4896, "pat": 5280, "smbase": 5288, "error_code": 5384, "exception_is_int": 5388,
-    "exception_next_eip": 5392, "dr": 5400, "old_exception": 5496, "end_reset_fields": 5568,
+    "tsc_aux": 4896, "xcr0": 4904, "pat": 5280, "smbase": 5288, "error_code": 5384,
+    "exception_is_int": 5388, "exception_next_eip": 5392, "dr": 5400,
+    "old_exception": 5496, "end_reset_fields": 5568,
     "cpuid_level": 5604, "cpuid_xlevel": 5608, "cpuid_vendor1": 5616, "cpuid_version": 5628,
     "features": 5632, "end": 5632 + 34 * 8,
 }
@@ -34,9 +35,11 @@ CPU: Final = {
     "cflags_next_tb": 24, "interrupt_request": 28,
     # two fields of -icount, which Unicorn leaves unused: our count and its bound
     "icount_budget": 40, "icount_extra": 48,
-    "env_ptr": 296, "halted": 33176, "exception_index": 33184, "uc": 33192, "cc": 33200,
-    "env": 35408,
+    "env_ptr": 296, "tb_jmp_cache": 312, "halted": 33176, "exception_index": 33184,
+    "uc": 33192, "cc": 33200, "env": 35408,
 }
+#: how many blocks it has, by a hash of their addresses
+JMP_CACHE_SIZE: Final = 4096
 #: CPUClass
 CC: Final = {"do_unaligned_access": 24, "asidx_from_attrs": 104, "debug_excp_handler": 120,
              "cpu_exec_interrupt": 144}
@@ -50,6 +53,8 @@ UC: Final = {
 
 #: TCGContext, TCGOp and TranslationBlock
 TCG_OPS: Final = 0x7388
+TCG_CPU_ENV: Final = 0x98F0     # the temporary that is env, as an offset from TCGContext
+TEMP_NAME: Final = 32
 OP_CALL: Final = 2
 OP_QEMU_LD_I32: Final = 133     # and st_i32, ld_i64, st_i64
 TB: Final = {"pc": 0, "cs_base": 8, "flags": 16, "size": 20, "icount": 22, "cflags": 24,
@@ -80,6 +85,9 @@ NATIVE: Final = {
     "ENV_SYSENTER_CS": ENV["sysenter_cs"], "ENV_SYSENTER_ESP": ENV["sysenter_esp"],
     "ENV_SYSENTER_EIP": ENV["sysenter_eip"], "ENV_CS": ENV["segs"] + SEGMENT_SIZE,
     "ENV_SS": ENV["segs"] + 2 * SEGMENT_SIZE, "ENV_CS_BASE": ENV["segs"] + SEGMENT_SIZE + 8,
+    "ENV_RDX": ENV["regs"] + 16, "ENV_GDT": ENV["gdt"], "ENV_IDT": ENV["idt"],
+    "ENV_FS_BASE": ENV["segs"] + 4 * SEGMENT_SIZE + 8,
+    "ENV_GS_BASE": ENV["segs"] + 5 * SEGMENT_SIZE + 8,
     "ENV_TR_FLAGS": ENV["tr"] + 20, "ENV_ERROR_CODE": ENV["error_code"],
     "ENV_EXCEPTION_IS_INT": ENV["exception_is_int"],
     "ENV_EXCEPTION_NEXT_EIP": ENV["exception_next_eip"],
@@ -98,6 +106,8 @@ NATIVE: Final = {
     "DC_CC_OP": DC_CC_OP,
     "DISAS_NEXT": DISAS_NEXT, "DISAS_TOO_MANY": DISAS_TOO_MANY,
     "TLB_MASK": TLB["mask"], "TLB_TABLE": TLB["table"], "TLB_IOTLB": TLB["iotlb"],
+    "TCG_CPU_ENV": TCG_CPU_ENV, "CPU_JMP_CACHE": CPU["tb_jmp_cache"],
+    "JMP_CACHE_SIZE": JMP_CACHE_SIZE,
     "TLB_DESC_SIZE": TLB_DESC_SIZE, "TLB_ENTRY_BITS": TLB_ENTRY_BITS,
     "TLB_ADDR_WRITE": TLB_ADDR_WRITE,
 }

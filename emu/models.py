@@ -82,6 +82,8 @@ WORDS = (
     _word(19, 0xD, 1, "EAX", "xsaveopt xsavec xgetbv1 xsaves xfd", "xsaveopt xgetbv1"),
     _word(20, 6, None, "EAX", "- - arat", "arat"),
 )
+#: the feature word of the states that XSAVE keeps (CPUID 0xD.0, EAX)
+XSAVE_STATES = 21
 _BITS = {name: (word, bit) for word in WORDS for bit, name in enumerate(word.names) if name != "-"}
 #: other spellings
 _ALIASES = {"sse3": "pni", "sse4_1": "sse4.1", "sse4-1": "sse4.1", "sse4_2": "sse4.2",
@@ -182,6 +184,9 @@ class CpuModel(NamedTuple):
                 words[word.number] |= 1 << bit & word.works_mask
             else:
                 words[word.number] &= ~(1 << bit)
+        xsave, pku = (words[_BITS[name][0].number] >> _BITS[name][1] & 1
+                      for name in ("xsave", "pku"))
+        words[XSAVE_STATES] = xsave * (3 | pku << 9)    # x87, SSE, PKRU
         return words
 
     def version(self, unicorn: int) -> int:

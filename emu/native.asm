@@ -36,6 +36,8 @@ struc context
 .int_length:    resq 1              ; of the last INT n, in bytes
 .undefined:     resq 1              ; how many bytes of UD2 the translator is still to read
 .io_weight:     resq 1              ; what an access to a port or MMIO adds to the counter
+.large:         resq 1              ; a large page has been used
+.bases:         resq 6              ; what LGDT, LIDT, WRFSBASE and WRGSBASE may change
 ; callbacks into Python; 0 for none
 .acknowledge:   resq 1              ; () -> vector or -1
 .rdmsr:         resq 1              ; ()
@@ -50,6 +52,7 @@ struc context
 .watch_page:    resq 1              ; (address, length) -> flags of BP_MEM_*
 .watch:         resq 1              ; (address, length, flags) -> 0 no, 1 stop after it
 .debug:         resq 1              ; () -> 1: #DB in the guest, 0: end the slice
+.wild_base:     resq 1              ; (selector) -> its TSS or LDT has no canonical base
 endstruc
 
 ; --- globals
@@ -87,6 +90,17 @@ struc globals
 .sysenter:      resq 1
 .read_eflags:   resq 1
 .update_hflags: resq 1
+.lldt:          resq 1
+.ltr:           resq 1
+.invlpg:        resq 1
+; what `emit` calls
+.gen_call:      resq 1
+.const_i32:     resq 1
+.temp_free:     resq 1
+.clts:          resq 1
+.check_iob:     resq 1
+.check_iow:     resq 1
+.check_iol:     resq 1
 ; instructions that end their block
 .ends:          resq ENDING
 ; TranslatorOps with our translate_insn, and the original's
@@ -101,6 +115,7 @@ INTERRUPT_SMI   equ 0x040
 INTERRUPT_DEBUG equ 0x080
 INTERRUPT_NMI   equ 0x200
 HF_INHIBIT_IRQ  equ 1 << 3
+HF_CS32         equ 1 << 4
 HF_LMA          equ 1 << 14
 HF_CS64         equ 1 << 15
 HF_SMM          equ 1 << 19
@@ -265,31 +280,19 @@ deliver_invalid:
 %endmacro
 
 ; UC_HOOK_INSN of IN, OUT and the rest: call Python, then raise what it asked for.
-; user_data points to {callback, context}, and for ports {callback in rings 1 to 3}.
+; user_data points to {callback, context}.
 align 16
 guard_in:                           ; (uc, port, size, user_data) -> value
         push    rbx
         mov     rbx, [rcx + 8]
         WEIGH   rbx
-        mov     rax, [rbx + context.env]
-        test    dword [rax + ENV_HFLAGS], 3
-        jnz     .judged
         call    [rcx]
-        jmp     guarded
-.judged:
-        call    [rcx + 16]
         jmp     guarded
 guard_out:                          ; (uc, port, size, value, user_data)
         push    rbx
         mov     rbx, [r8 + 8]
         WEIGH   rbx
-        mov     rax, [rbx + context.env]
-        test    dword [rax + ENV_HFLAGS], 3
-        jnz     .judged
         call    [r8]
-        jmp     guarded
-.judged:
-        call    [r8 + 16]
         jmp     guarded
 
 ; Callbacks of uc_mmio_map; user_data points to {callback, context}.
@@ -455,6 +458,9 @@ over_bound:
         mov     dword [rdi + CPU_EXCEPTION_INDEX], EXCP_INTERRUPT
         jmp     G(loop_exit)
 
+; CPUX86State's words that `keep_bases` keeps, in the order of context.bases
+%define BASES ENV_GDT + 8, ENV_GDT + 16, ENV_IDT + 8, ENV_IDT + 16, ENV_FS_BASE, ENV_GS_BASE
+
 ; translator_loop (ops, db, cpu, tb, max_insns): as QEMU 10, let a block end behind an instruction
 ; that may raise an interrupt line (port I/O, WRMSR) or reads the time, so that an interrupt is
 ; taken right behind it.
@@ -494,13 +500,29 @@ translate_insn:
         sete    cl
         add     ecx, ecx
         mov     [r12 + context.undefined], rcx
-        mov     rdi, rbx
-        mov     rsi, r13
         mov     r12, [r12 + context.tcg]
-        mov     r13, [r12 + TCG_OPS + 8]        ; the last op's link: insn_start's
         push    rax
-        sub     rsp, 8
+        push    r13
+        cmp     eax, PORT
+        jne     .keep
+        mov     rdi, r12
+        call    emit_port_check
+.keep:  cmp     dword [rsp + 8], BASE
+        jne     .theirs
+        mov     rdi, r12
+        lea     rsi, [keep_bases]
+        call    emit
+.theirs:
+        mov     rdi, rbx
+        mov     rsi, [rsp]
+        mov     r13, [r12 + TCG_OPS + 8]        ; the last op's link: insn_start's
         call    G(translate_insn)
+        cmp     dword [rsp + 8], BASE
+        jne     .emitted
+        mov     rdi, r12
+        lea     rsi, [check_bases]
+        call    emit
+.emitted:
         add     rsp, 8
         pop     rax
         cmp     eax, ALIGNED
@@ -565,16 +587,182 @@ translate_insn:
         pop     rbx
         ret
 
+; Let the block call our routine (env).  rdi: TCGContext, rsi: it.  The op is made for a helper
+; that has the same arguments and that may raise exceptions, then sent to ours.
+emit:
+        push    rbx
+        push    rsi
+        sub     rsp, 8
+        mov     rbx, rdi
+        mov     rax, [rdi + TCG_CPU_ENV]
+        add     rax, rdi
+        mov     [rsp], rax
+        mov     r8, rsp
+        mov     ecx, 1
+        xor     edx, edx
+        mov     rsi, G(clts)
+        call    G(gen_call)
+        mov     rax, [rbx + TCG_OPS + 8]        ; the last op's link
+        mov     rcx, [rsp + 8]
+        mov     [rax + 24], rcx                 ; (env, function, flags)
+        add     rsp, 16
+        pop     rbx
+        ret
+
+; Let the block call check_port (env, which).  rdi: TCGContext, edx: which.
+emit_port_check:
+        push    rbx
+        sub     rsp, 16
+        mov     rbx, rdi
+        mov     esi, edx
+        call    G(const_i32)
+        add     rax, rbx
+        mov     [rsp + 8], rax
+        mov     rax, [rbx + TCG_CPU_ENV]
+        add     rax, rbx
+        mov     [rsp], rax
+        mov     r8, rsp
+        mov     ecx, 2
+        xor     edx, edx
+        mov     rsi, G(ltr)
+        mov     rdi, rbx
+        call    G(gen_call)
+        mov     rax, [rbx + TCG_OPS + 8]
+        lea     rcx, [check_port]
+        mov     [rax + 32], rcx                 ; (env, which, function, flags)
+        mov     rdi, rbx
+        mov     rsi, [rsp + 8]
+        call    G(temp_free)
+        add     rsp, 16
+        pop     rbx
+        ret
+
+; (env, which): ask the TSS whether ring 3 may use a port; may raise.  Which: 0, 1 or 2 for 1, 2
+; or 4 bytes, bit 2: the port is in bits 8 to 15 (otherwise in DX).
+align 16
+check_port:
+        mov     eax, esi
+        shr     esi, 8
+        test    al, 4
+        jnz     .known
+        movzx   esi, word [rdi + ENV_RDX]
+.known: and     eax, 3
+        jz      .byte
+        dec     eax
+        jz      .word
+        jmp     G(check_iol)
+.word:  jmp     G(check_iow)
+.byte:  jmp     G(check_iob)
+
+; (env): keep the bases that the instruction is about to load
+align 16
+keep_bases:
+        FIND    rdi, env
+%assign i 0
+%macro KEEP 1-*
+%rep %0
+        mov     rax, [rdi + %1]
+        mov     [r11 + context.bases + i], rax
+%assign i i + 8
+%rotate 1
+%endrep
+%endmacro
+        KEEP    BASES
+        ret
+
+; (env): one that is not canonical is refused, #GP(0) (SDM 2, LGDT, WRFSBASE)
+align 16
+check_bases:
+%macro CANONICAL 1-*
+%rep %0
+        mov     rax, [rdi + %1]
+        mov     rcx, rax
+        shl     rax, 16
+        sar     rax, 16
+        cmp     rax, rcx
+        jne     .refuse
+%rotate 1
+%endrep
+%endmacro
+        CANONICAL ENV_GDT + 8, ENV_IDT + 8, ENV_FS_BASE, ENV_GS_BASE
+        ret
+.refuse:
+        FIND    rdi, env
+%assign i 0
+%macro PUT_BACK 1-*
+%rep %0
+        mov     rax, [r11 + context.bases + i]
+        mov     [rdi + %1], rax
+%assign i i + 8
+%rotate 1
+%endrep
+%endmacro
+        PUT_BACK BASES
+        mov     esi, 13
+        xor     edx, edx
+        mov     rcx, [rsp]
+        jmp     G(raise_at)
+
+; helper_lldt (env, selector), helper_ltr (env, selector): in long mode a descriptor whose base
+; is not canonical is refused, #GP(selector)
+%macro LOAD_SYSTEM 1
+align 16
+%1:     FIND    rdi, env
+        test    dword [rdi + ENV_HFLAGS], HF_LMA
+        jz      %%theirs
+        push    rdi
+        push    rsi
+        push    r11
+        mov     edi, esi
+        call    [r11 + context.wild_base]
+        pop     r11
+        pop     rsi
+        pop     rdi
+        test    eax, eax
+        jz      %%theirs
+        mov     edx, esi
+        and     edx, 0xfffc
+        mov     esi, 13
+        mov     rcx, [rsp]
+        jmp     G(raise_at)
+%%theirs:
+        jmp     G(%1)
+%endmacro
+        LOAD_SYSTEM lldt
+        LOAD_SYSTEM ltr
+
+; helper_invlpg (env, address).  For a large page Unicorn forgets, from the cache of blocks by
+; their addresses, those of 4 KiB only.
+align 16
+invlpg:
+        FIND    rdi, env
+        cmp     qword [r11 + context.large], 0
+        je      .theirs
+        push    rdi
+        mov     rdi, [r11 + context.cpu]
+        add     rdi, CPU_JMP_CACHE
+        mov     ecx, JMP_CACHE_SIZE
+        xor     eax, eax
+        rep     stosq
+        pop     rdi
+.theirs:
+        jmp     G(invlpg)
+
 ; Look at the instruction that the translator is about to read.
 ; ILL: Unicorn executes it, or dies of it, and a processor refuses it with #UD: LOCK on what
 ; cannot be locked (SDM 2, LOCK), MOVBE of two registers, MOVMSKPS of memory, 8F, C6 and C7 with another reg than 0.
 ; FLAGS_FIRST: Unicorn computes the flags in place before the instruction's memory access, so
 ; that after a fault they are not as insn_start says: SETcc, RCL and RCR of memory.
 ; ALIGNED: an operand of 16 bytes must be aligned (SDM 2, 2.4), which Unicorn does not check.
-; rbx: DisasContextBase, r12: context -> eax: ILL, FLAGS_FIRST, ALIGNED or else
+; BASE: LGDT, LIDT, WRFSBASE or WRGSBASE in 64-bit mode, whose base must be canonical.
+; PORT: IN, OUT, INS or OUTS that the TSS is to be asked for (edx: `check_port`'s); Unicorn
+; leaves that check out.
+; rbx: DisasContextBase, r12: context -> eax: ILL, FLAGS_FIRST, ALIGNED, BASE, PORT or else
 ILL         equ 0
 FLAGS_FIRST equ 2
 ALIGNED     equ 3
+BASE        equ 4
+PORT        equ 5
 examine:
         push    rbp
         push    r13
@@ -628,7 +816,14 @@ examine:
         cmp     al, 0x10                ; /2, /3
         je      .flags_first
         jmp     .well
-.one:   cmp     al, 0x8f
+.one:   lea     ecx, [rax - 0x6c]       ; INS, OUTS
+        cmp     ecx, 4
+        jb      .port
+        mov     ecx, eax
+        and     ecx, 0xf4               ; E4 to E7, EC to EF: IN, OUT
+        cmp     ecx, 0xe4
+        je      .port
+        cmp     al, 0x8f
         je      .reg0
         and     al, 0xfe
         cmp     al, 0xc6
@@ -637,6 +832,37 @@ examine:
         test    al, 0x38
         jnz     .ill
         jmp     .well
+.port:  mov     rcx, [r12 + context.env]
+        mov     edx, [rcx + ENV_EFLAGS]
+        mov     ecx, [rcx + ENV_HFLAGS]
+        bt      edx, 17                 ; VM
+        jc      .asked
+        shr     edx, 12
+        and     edx, 3                  ; IOPL
+        mov     ebp, ecx
+        and     ebp, 3                  ; CPL
+        cmp     ebp, edx
+        jbe     .well
+.asked: mov     ebp, eax
+        xor     r15d, r15d
+        test    al, 1
+        jz      .sized
+        test    ecx, HF_CS32 | HF_CS64
+        setnz   r15b
+        shr     r14d, 3
+        and     r14d, 1
+        xor     r15d, r14d
+        inc     r15d
+.sized: sub     ebp, 0xe4
+        cmp     ebp, 4
+        jae     .in_dx
+        call    .load
+        shl     eax, 8
+        or      r15d, eax
+        or      r15d, 4
+.in_dx: mov     edx, r15d
+        mov     eax, PORT
+        jmp     .end
 .lock:  or      r14d, 1
         jmp     .byte
 .repne: or      r14d, 2
@@ -652,6 +878,10 @@ examine:
         lea     ecx, [rax - 0x90]
         cmp     ecx, 16
         jb      .setcc
+        cmp     al, 0x01
+        je      .tables
+        cmp     al, 0xae
+        je      .bases
         cmp     al, 0x3a
         je      .three
         cmp     al, 0x38
@@ -666,6 +896,25 @@ examine:
         cmp     al, 0xc0
         jae     .ill
         jmp     .well
+.tables:
+        call    .load
+        cmp     al, 0xc0
+        jae     .well
+        jmp     .loads_base
+.bases: test    r14d, 4
+        jz      .aligned
+        call    .load
+        cmp     al, 0xc0
+        jb      .well
+.loads_base:
+        and     al, 0x30
+        cmp     al, 0x10                ; /2, /3
+        jne     .well
+        mov     rcx, [r12 + context.env]
+        test    dword [rcx + ENV_HFLAGS], HF_CS64
+        jz      .well
+        mov     eax, BASE
+        jmp     .end
 .three: call    .load
         and     al, 0xfc
         cmp     al, 0x60                ; PCMPESTRM and its like
@@ -941,6 +1190,9 @@ gen_code:
         REPLACE set_dr, set_dr
         REPLACE raise_interrupt, raise_interrupt
         REPLACE into, into
+        REPLACE lldt, lldt
+        REPLACE ltr, ltr
+        REPLACE invlpg, invlpg
         REPLACE pause, pause
         REPLACE syscall, syscall_
         REPLACE sysenter, sysenter_
@@ -1078,6 +1330,10 @@ set_page:
         mov     rbx, r11
         mov     r12, rsi
         mov     r13d, r9d
+        cmp     qword [rsp + 32], 0x1000        ; size
+        jbe     .small
+        mov     qword [r11 + context.large], 1
+.small:
         sub     rsp, 8
         push    qword [rsp + 40]
         call    G(set_page)

@@ -40,6 +40,10 @@ IMPORTS: Final = (
     "helper_pause_x86_64", "helper_single_step_x86_64",
     "helper_syscall_x86_64", "helper_sysenter_x86_64", "helper_read_eflags_x86_64",
     "x86_update_hflags_x86_64",
+    "helper_lldt_x86_64", "helper_ltr_x86_64", "helper_invlpg_x86_64",
+    "tcg_gen_callN_x86_64", "tcg_const_i32_x86_64", "tcg_temp_free_internal_x86_64",
+    "helper_clts_x86_64", "helper_check_iob_x86_64", "helper_check_iow_x86_64",
+    "helper_check_iol_x86_64",
     # ENDING in native.asm: instructions that end their block
     "helper_inb_x86_64", "helper_inw_x86_64", "helper_inl_x86_64",
     "helper_outb_x86_64", "helper_outw_x86_64", "helper_outl_x86_64",
@@ -71,6 +75,7 @@ CALLBACKS: Final[dict[str, Any]] = {
     "watch_page": C.CFUNCTYPE(_INT, _U64, _U64),
     "watch": C.CFUNCTYPE(_INT, _U64, _U64, _INT),
     "debug": C.CFUNCTYPE(_INT),
+    "wild_base": C.CFUNCTYPE(_INT, _U32),
 }
 
 
@@ -82,6 +87,7 @@ class Context(C.Structure):
                 ("replaying", _U32), ("watching", _U32), ("patch", _U32), ("trace", _U64),
                 ("trace_end", _U64), ("int_length", _U64), ("undefined", _U64),
                 ("io_weight", _U64),
+                ("large", _U64), ("bases", _U64 * 6),
                 *((name, _U64) for name in CALLBACKS)]
 
 

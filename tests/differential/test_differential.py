@@ -94,7 +94,6 @@ KNOWN = (
           lambda code, case: any(case.code[at:at + 2] in SETCC for at in (0, 2)), "rflags"),
     Known("BSWAP of a 16-bit register is undefined", op(*range(0x0FC8, 0x0FD0)), "*"),
     # --- Unicorn's core (docs/cpu.md)
-    Known("INS that is refused has cleared its destination", op(0x6C, 0x6D), "memory"),
     Known("SMSW r32 outside of 64-bit mode stores 16 bits",
           lambda code, case: code[:2] == b"\x0f\x01" and case.mode != "64", "rax"),
     Known("the reserved forms of 0F 18 are #UD", op(0x0F18), "rip vector rflags dr6"),

@@ -497,6 +497,41 @@ protection: hlt
     assert cpu.read("rax") & 0xFFFFFFFF == 0x12345678
 
 
+@pytest.mark.parametrize(("access", "granted"), [
+    ("rep insb", False), ("rep outsb", False), ("insd", False), ("rep insb", True)])
+def test_string_io_from_ring_3_changes_nothing_when_refused(access: str, granted: bool) -> None:
+    """The bitmap is asked before memory is: INS's destination keeps its bytes, and OUTS of a
+    page that is not there is #GP.
+    """
+    cpu, pins = make()
+    pins.reads[0x80] = 0x77
+    source = 0x5000 if granted or "ins" in access else 0x900000
+    start(cpu, PROTECTED + PAGING + f"""
+        gate    13, protection, 0x8e
+        gate    14, fault, 0x8e
+        mov     byte [0x2800 + 0x68 + 0x10], {0 if granted else 0xFF}
+        mov     dword [0x5000], 0x12345678
+""" + TO_USER % 2 + f"""
+        mov     edx, 0x80
+        mov     edi, 0x5000
+        mov     esi, {source:#x}
+        mov     ecx, 2
+        {access}
+        cli                             ; #GP as well
+protection:
+        mov     [0x6000], ecx
+        mov     [0x6004], edi
+        hlt
+fault:  mov     dword [0x6008], 1
+        hlt
+""")
+    assert cpu.run(BUDGET) is Stop.HALT
+    assert result(cpu, 2) == 0
+    assert cpu.memory.read(0x5000, 4) == (b"\x77\x77\x34\x12" if granted else b"\x78\x56\x34\x12")
+    assert (result(cpu), result(cpu, 1)) == ((0, 0x5002) if granted else (2, 0x5000))
+    assert not pins.writes
+
+
 def test_syscall_and_sysret_in_long_mode() -> None:
     """Cure: the SYSCALL hook does all the work."""
     cpu, _ = make()
@@ -649,6 +684,44 @@ def test_cpuid_does_not_promise_what_is_not_there() -> None:
     pins.apic_msrs[0x1B] = 0xFEE00100
     assert cpu.run(BUDGET) is Stop.HALT
     assert result(cpu) == edx & ~(1 << 9)
+
+
+def test_xcr0_takes_the_states_that_cpuid_shows() -> None:
+    """XSETBV of others, of none, or without x87: #GP; at reset there is x87 alone."""
+    cpu, _ = make(cpu_model="max")
+    start(cpu, PROTECTED + """
+        gate    13, protection, 0x8e
+        mov     eax, cr4
+        or      eax, 1 << 18            ; OSXSAVE
+        mov     cr4, eax
+        xor     ecx, ecx
+        xgetbv
+        mov     [0x6000], eax
+        mov     eax, 0xd
+        cpuid
+        mov     [0x6004], eax
+        mov     edi, 0x6010
+        xor     esi, esi
+next:   xor     ecx, ecx
+        xor     edx, edx
+        mov     eax, [values + esi * 4]
+        xsetbv
+        xgetbv
+        stosd
+done:   inc     esi
+        cmp     esi, 6
+        jb      next
+        hlt
+protection:
+        add     esp, 16
+        mov     eax, 0xbad
+        stosd
+        jmp     done
+values: dd      1, 3, 0x203, 0, 2, 7
+""")
+    assert cpu.run(BUDGET) is Stop.HALT
+    assert (result(cpu), result(cpu, 1)) == (1, 0x203)
+    assert [result(cpu, 4 + i) for i in range(6)] == [1, 3, 0x203, 0xBAD, 0xBAD, 0xBAD]
 
 
 def test_reset_leaves_cr4_zero_and_the_reset_vector() -> None:
