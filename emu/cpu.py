@@ -316,9 +316,16 @@ class X86Cpu:
     # -- pins
     def set_interrupt(self, level: bool) -> None:
         """The INTR pin."""
-        if level != self._line:
-            self._line = level
-            self._set_request(INTERRUPT_HARD, level)
+        if level is self._line:
+            return
+        self._line = level
+        engine = self._engine
+        if level:
+            engine.request[0] |= INTERRUPT_HARD
+            if self._in_slice:
+                engine.look()
+        else:
+            engine.request[0] &= ~INTERRUPT_HARD
 
     def raise_nmi(self) -> None:
         """An edge on the NMI pin: remembered until it can be taken."""

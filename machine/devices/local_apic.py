@@ -219,9 +219,10 @@ class LocalApic:
         if not s.irr or not s.svr & SVR_ENABLE:
             return -1
         vector = s.irr.bit_length() - 1
-        if s.isr and s.isr.bit_length() - 1 >= vector & 0xF0:
+        level = vector & 0xF0
+        if s.isr and s.isr.bit_length() - 1 >= level:
             return -1
-        return vector if vector & 0xF0 > s.tpr & 0xF0 else -1
+        return vector if level > s.tpr & 0xF0 else -1
 
     def _extint_pending(self) -> bool:
         """Whether the i8259, which drives LINT0 high or sent a message, is let through."""
@@ -233,8 +234,8 @@ class LocalApic:
 
     def _update(self) -> None:
         s = self.state
-        level = bool(s.irr and self._deliverable() >= 0
-                     or (s.pins[0] or s.extint) and self._extint_pending())
+        level = (s.irr != 0 and self._deliverable() >= 0
+                 or (s.pins[0] or s.extint) and self._extint_pending())
         if level is not self._level:
             self._level = level
             self._output(level)
@@ -254,7 +255,7 @@ class LocalApic:
             self._update()
             return s.svr & 0xFF
         bit = 1 << vector
-        s.irr &= ~bit
+        s.irr ^= bit
         s.isr |= bit
         self._update()
         return vector
@@ -287,7 +288,7 @@ class LocalApic:
     def deliver(self, vector: int, mode: int, level: bool) -> bool:
         """An interrupt message (I/O APIC, IPI).  Whether it was accepted."""
         s = self.state
-        if mode in (FIXED, LOWEST):
+        if mode <= LOWEST:
             if vector < 16:
                 self._error(ESR_RECEIVE_ILLEGAL)
                 return False
@@ -297,8 +298,8 @@ class LocalApic:
             s.irr |= bit
             if level:
                 s.tmr |= bit
-            else:
-                s.tmr &= ~bit
+            elif s.tmr & bit:
+                s.tmr ^= bit
             self._update()
         elif mode == NMI:
             self._nmi()
@@ -549,7 +550,7 @@ class LocalApic:
         """An IPI: to this processor or to nobody."""
         icr = self.state.icr
         vector, mode, shorthand = icr & 0xFF, icr >> 8 & 7, icr >> 18 & 3
-        if mode in (FIXED, LOWEST) and vector < 16:
+        if mode <= LOWEST and vector < 16:
             self._error(ESR_SEND_ILLEGAL)
             return
         if mode == INIT and icr & LEVEL and not icr & 1 << 14:
