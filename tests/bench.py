@@ -29,11 +29,11 @@ from tests.asm import asm
 QEMU = shutil.which("qemu-system-x86_64")
 SNOOZE = [sys.executable, "-m", "monitor"]
 EXIT_DEVICE = ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
-PLAIN = ["-M", "pc", "-m", "16", "-nodefaults", "-no-user-config",
+PLAIN = ["-M", "pc", "-m", "32", "-nodefaults", "-no-user-config",
          "-display", "none"]
 ROUNDS = 3
 
-#: (name, the loop's instructions, as many per turn, turns of a long run)
+#: name -> (the loop, its instructions a turn, turns of a long run); ECX counts down.  In real mode:
 LOOPS = {
     "integer": ("dec ecx\njnz again", 2, 400_000_000),
     "register": ("add eax, ecx\nxor edx, eax\nlea ebx, [eax + edx * 2]\nrol ebx, 3\n"
@@ -77,7 +77,20 @@ fill:   mov     eax, 0x80000 + handler
         mov     ecx, 0x11223344
         sti
 """
-#: name -> (set-up that ends in the loop's first instruction, the loop, its count a turn, turns)
+#: the same in 32-bit protected mode
+PROTECTED_LOOPS = {
+    "memory (adds all over 8 MiB)": (
+        "imul ebx, ebx, 1103515245\nadd ebx, 12345\nmov eax, ebx\nshr eax, 4\nand eax, 0x7ffffc\n"
+        "add [eax + 0x400000], ebx\ndec ecx\njnz again", 8, 40_000_000),
+    "copy (4 KiB, word by word)": (
+        "mov esi, 0x400000\nmov edi, 0x500000\nmov edx, 1024\n"
+        "copy: mov eax, [esi]\nmov [edi], eax\nadd esi, 4\nadd edi, 4\ndec edx\njnz copy\n"
+        "dec ecx\njnz again", 6 * 1024 + 5, 60_000),
+    "calls (a call, a return, the stack)": (
+        "call twice\ndec ecx\njnz again\njmp finish\ntwice: push ecx\ncall once\npop ecx\nret\n"
+        "once: ret\nfinish:", 8, 50_000_000),
+}
+#: name -> (set-up and loop, events a turn, turns)
 EVENTS = {
     "exceptions (#UD and IRET)": (PROTECTED_LOOP + "jmp again\nhandler: add dword [esp], 2\niret\n"
                                   "again: ud2\ndec ecx\njnz again", 1, 1_000_000),
@@ -138,14 +151,15 @@ def first_instruction(command: list[str], folder: Path) -> float:
 
 def rate(command: list[str], folder: Path, name: str, one_insn: bool) -> float:
     """Instructions per second of one loop."""
-    body, per_turn, turns = LOOPS[name]
+    body, per_turn, turns = {**LOOPS, **PROTECTED_LOOPS}[name]
     if one_insn:
         turns //= 10
     accel = ["-accel", "tcg,one-insn-per-tb=on" if one_insn else "tcg"]
     took = []
     for count in (turns // 20, turns):
-        path = folder / f"{name}-{count}.rom"
-        path.write_bytes(rom(count, body))
+        path = folder / "loop.rom"
+        path.write_bytes(rom(count, body) if name in LOOPS else
+                         finished(count, PROTECTED_LOOP + "handler: cli\nagain:\n" + body))
         took.append(seconds([*command, *PLAIN, *accel, *EXIT_DEVICE, "-bios", str(path)]))
     return (turns - turns // 20) * per_turn / (took[1] - took[0])
 
@@ -302,7 +316,7 @@ def main(wanted: list[str]) -> None:
                     (lambda: first_instruction(qemu, folder)) if qemu else None, 0.001)
         if "speed" in chosen:
             for one_insn in (False, True):
-                for loop in LOOPS:
+                for loop in (*LOOPS, *PROTECTED_LOOPS):
                     mode = "one-insn-per-tb" if one_insn else "free-running"
 
                     def ours(loop: str = loop, one: bool = one_insn) -> float:
