@@ -24,6 +24,7 @@ TSC, APIC_BASE, TSC_ADJUST, SMI_COUNT = 0x10, 0x1B, 0x3B, 0x34
 TSC_DEADLINE, X2APIC, X2APIC_END = 0x6E0, 0x800, 0x900
 MISC_ENABLE, MTRR_DEF_TYPE, PAT = 0x1A0, 0x2FF, 0x277
 MC0_CTL, MC_BANKS = 0x400, 10
+PRED_CMD, PRED_CMD_IBPB = 0x49, 1
 EFER = 0xC000_0080
 
 HV_GUEST_OS_ID, HV_HYPERCALL, HV_VP_INDEX, HV_TIME_REF_COUNT = (
@@ -121,7 +122,6 @@ _STORED = (
     Stored(0x17, "IA32_PLATFORM_ID", "vendor-intel", 0, _never),
     Stored(0x3A, "IA32_FEATURE_CONTROL", "vendor-intel", 1, _never),       # locked, nothing on
     Stored(0x48, "IA32_SPEC_CTRL", "spec-ctrl", 0, _bits(7)),
-    Stored(0x49, "IA32_PRED_CMD", "spec-ctrl", 0, _bits(1)),
     Stored(0x8B, "IA32_BIOS_SIGN_ID", "", 0x1_0000_0000, _any),
     Stored(0xFE, "IA32_MTRRCAP", "mtrr", 0x508, _never),       # WC, fixed, 8 variable
     Stored(0x179, "IA32_MCG_CAP", "mca", 0x100 | MC_BANKS, _never),      # MCG_CTL_P
@@ -136,8 +136,12 @@ _STORED = (
     *(Stored(n, f"IA32_MTRR_FIX_{n:x}", "mtrr", 0, _memory_types) for n in _FIXED_MTRRS),
     *(Stored(MC0_CTL + 4 * i, f"IA32_MC{i}_CTL", "mca", U64, _all_or_nothing)
       for i in range(MC_BANKS)),
-    *(Stored(MC0_CTL + 4 * i + j, f"IA32_MC{i}_{name}", "mca", 0, _zero)
-      for i in range(MC_BANKS) for j, name in enumerate(("STATUS", "ADDR", "MISC"), 1)),
+    # software may only clear the status; what goes with it is as free as QEMU leaves it
+    # (SDM volume 3B, 17.3.2: a processor may also raise #GP for 1s there)
+    *(Stored(MC0_CTL + 4 * i + 1, f"IA32_MC{i}_STATUS", "mca", 0, _zero)
+      for i in range(MC_BANKS)),
+    *(Stored(MC0_CTL + 4 * i + j, f"IA32_MC{i}_{name}", "mca", 0, _any)
+      for i in range(MC_BANKS) for j, name in enumerate(("ADDR", "MISC"), 2)),
     # what a stock Linux reads on an AMD processor of family 15 and later
     Stored(0xC001_0010, "SYSCFG", "vendor-amd", 0, _any),
     Stored(0xC001_0015, "HWCR", "vendor-amd", 0, _any),
@@ -215,6 +219,9 @@ class MsrFile:
         if has("lm") or has("nx") or has("syscall"):
             self._readers[EFER] = lambda: cpu.read("efer")
             self._writers[EFER] = self._write_efer
+        if has("spec-ctrl") or has("ibpb"):
+            self._readers[PRED_CMD] = lambda: None          # a command: it can only be written
+            self._writers[PRED_CMD] = lambda value: value & ~PRED_CMD_IBPB == 0
         self._readers[SMI_COUNT] = lambda: self.values[SMI_COUNT]
         for number in (APIC_BASE, TSC_DEADLINE):
             self._readers[number] = partial(cpu.read_apic_msr, number)
