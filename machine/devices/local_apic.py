@@ -562,8 +562,9 @@ class LocalApic:
         elif shorthand == 3:
             return
         elif mode in (INIT, STARTUP):
+            # The manual lists neither for these shorthands (SDM volume 3A, table 11-3) and does
+            # not say what they do; KVM and QEMU send them, and guests reset themselves so.
             _guest.warning("local APIC: an IPI of mode %d to itself is not valid", mode)
-            return
         if mode == STARTUP:
             return          # nobody here waits for one: the bootstrap processor ignores it
         self.deliver(vector, mode, False)

@@ -498,7 +498,8 @@ def test_lint0_level_that_goes_before_it_is_taken_can_come_again(bench: Bench) -
     (NMI << 8 | 0xFF, "nmi"), (SELF | NMI << 8, "nmi"), (ALL | NMI << 8, "nmi"),
     (OTHERS | NMI << 8, None), (INIT << 8 | 1 << 14, "init"),
     (INIT << 8 | LEVEL | 1 << 14, "init"), (INIT << 8 | LEVEL, None),
-    (ALL | INIT << 8 | LEVEL, None), (SELF | INIT << 8, None), (OTHERS | INIT << 8, None),
+    (ALL | INIT << 8 | LEVEL, None), (SELF | INIT << 8, "init"), (ALL | INIT << 8, "init"),
+    (OTHERS | INIT << 8, None), (SELF | STARTUP << 8 | 0x10, None),
     (STARTUP << 8 | 0x10, None), (3 << 8 | 0x45, None)])
 def test_interrupt_commands(bench: Bench, command: int, outcome: object) -> None:
     """To the one processor there is, whose ID is 0; it waits for no start-up message."""
