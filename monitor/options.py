@@ -241,12 +241,15 @@ _MACHINE_PROPERTIES: dict[str, tuple[str, ...] | None] = {
     "pit": ("on",), "rtc": ("on",), "sata": ("off",), "smm": ("on", "off", "auto"), "usb": ("off",),
     "vmport": ("off", "auto"), "dump-guest-core": None, "mem-merge": None,
 }
+#: Properties that QEMU hands to KVM: under TCG it takes any value and does nothing with it.
+_KVM_PROPERTIES = frozenset({"kernel-irqchip", "kvm-shadow-mem"})
 _MACHINES = ("pc", "pc-i440fx-10.0")
 _MACHINE_CLASS = "pc-i440fx-10.0-machine"
 
 
 def _machine(draft: _Draft, text: str, where: str) -> None:
-    given = _keyval(text, where, "type")
+    given = {name.replace("_", "-"): value
+             for name, value in _keyval(text, where, "type").items()}
     kind = given.pop("type", "pc")
     if kind in ("help", "?"):
         raise _Answer("Supported machines are:\n"
@@ -257,6 +260,8 @@ def _machine(draft: _Draft, text: str, where: str) -> None:
         raise OptionError(f'unsupported machine type: "{kind}"\n'
                           "Use -machine help to list supported machines")
     for name, value in given.items():
+        if name in _KVM_PROPERTIES:
+            continue
         if name not in _MACHINE_PROPERTIES:
             raise OptionError(f"Property '{_MACHINE_CLASS}.{name}' not found")
         allowed = _MACHINE_PROPERTIES[name]
@@ -271,8 +276,9 @@ def _machine(draft: _Draft, text: str, where: str) -> None:
             if value not in allowed:
                 raise OptionError(f"Parameter '{name}' does not accept value '{value}'")
     draft.options.machine.machine_type = "pc"
-    smm = given.get("smm", "auto")
-    draft.options.machine.smm = smm == "auto" or _is_on(smm, "smm", None)
+    if "smm" in given:          # an option that says nothing of it leaves an earlier one's
+        smm = given["smm"]
+        draft.options.machine.smm = smm == "auto" or _is_on(smm, "smm", None)
 
 
 def _memory(draft: _Draft, text: str, where: str) -> None:
@@ -854,7 +860,7 @@ _BY_NAME = {name: option for option in OPTIONS for name in option.names}
 
 def help_text(prog: str) -> str:
     """The table, for people."""
-    lines = [f"usage: {prog} [options]", ""]
+    lines = [f"usage: {prog} [options]", "", "The options are QEMU's and mean the same.", ""]
     for option in OPTIONS:
         names = " or ".join("-" + name for name in option.names)
         lines.append(f"{names} {option.argument}".rstrip())

@@ -103,6 +103,14 @@ def test_bare_flags_elsewhere_are_taken_with_a_warning() -> None:
                             "boolean option 'nowait' deprecated\nPlease use wait=off instead"]
 
 
+def test_machine_options_add_up_and_kvms_are_taken_as_qemu_takes_them_under_tcg() -> None:
+    got = options("-machine", "smm=off,dump_guest_core=on", "-machine", "kernel_irqchip=split",
+                  "-M", "pc,kernel-irqchip=none,kvm-shadow-mem=x")
+    assert not got.machine.smm
+    assert got.warnings == []
+    assert options("-machine", "smm=off", "-machine", "smm=on").machine.smm
+
+
 def test_an_isa_serial_device_is_one_more_serial_port() -> None:
     got = options("-nodefaults", "-chardev", "null,id=a", "-device", "isa-serial,chardev=a,index=1")
     assert got.serials == [None, "a"]
@@ -117,6 +125,7 @@ def test_an_isa_serial_device_is_one_more_serial_port() -> None:
                   "Use -machine help to list supported machines"]),
     ("-M pc,foo", ["-M pc,foo: Expected '=' after parameter 'foo'"]),
     ("-M pc,foo=1", ["Property 'pc-i440fx-10.0-machine.foo' not found"]),
+    ("-M pc,foo_bar=1", ["Property 'pc-i440fx-10.0-machine.foo-bar' not found"]),
     ("-m -1", ["-m -1: Value '-1' is out of range for parameter 'size'"]),
     ("-m 16,slots=x", ["-m 16,slots=x: Parameter 'slots' expects a number"]),
     ("-accel bogus", ["-accel bogus: invalid accelerator bogus"]),
