@@ -6,7 +6,9 @@
 ; A 64 KiB image that ends at 4 GiB and shows again at 0xF0000.  It wants an i440FX/PIIX PC with 1 MiB of
 ; RAM or more; it uses nothing above 1 MiB.  From the reset vector it
 ;
-;   1. maps the PIIX4's power management block and opens the A20 gate;
+;   1. maps the PIIX4's power management block and opens the A20 gate; when it finds the block mapped the
+;      processor alone was reset (INIT): it goes on at 0040:0067 if the CMOS's shutdown byte says so, as
+;      in every PC since the AT;
 ;   2. when PM1_STS.WAK_STS says that this reset is the end of S3: restores ACPI mode, sets up the interrupt
 ;      controllers, all masked, and enters the operating system, in real mode, at the FACS's waking vector;
 ;   3. boots the Multiboot kernel that fw_cfg holds, if there is one (multiboot.inc);
@@ -47,6 +49,7 @@ BDA_COM1        equ     0x00
 BDA_EBDA        equ     0x0e
 BDA_EQUIPMENT   equ     0x10
 BDA_BASE_KIB    equ     0x13
+BDA_RESUME      equ     0x67                    ; where a reset goes on: IP, CS
 FW_STACK        equ     EBDA_KIB * 1024         ; in the EBDA's segment
 OS_SEGMENT      equ     0x0800
 
@@ -68,7 +71,12 @@ start:
         in      eax, dx
         cmp     eax, PIIX4_PM_ID
         jne     no_chipset
-        mov     eax, PIIX4_PM | PMBA
+        mov     eax, PIIX4_PM | PMREGMISC       ; a reset of the board closes it
+        call    pci_select
+        in      al, dx
+        test    al, PMIOSE
+        jnz     init
+cold:   mov     eax, PIIX4_PM | PMBA
         call    pci_select
         mov     eax, PM_BASE | 1
         out     dx, eax
@@ -114,6 +122,25 @@ start:
         mov     si, s_reset_in_s3
         jmp     boot
 
+; =============================================================== the end of an INIT
+; The shutdown byte is taken; with no order in it the machine boots.
+init:   mov     al, CMOS_SHUTDOWN
+        call    cmos_read
+        mov     bl, al
+        mov     al, CMOS_SHUTDOWN
+        out     CMOS_INDEX, al
+        outb    CMOS_DATA, 0
+        cmp     bl, SHUTDOWN_JUMP
+        je      .jump
+        cmp     bl, SHUTDOWN_EOI
+        jne     cold
+        outb    PIC2, PIC_EOI
+        outb    PIC1, PIC_EOI
+.jump:  xor     ax, ax
+        mov     ds, ax
+        mov     es, ax
+        jmp     far [BDA_SEGMENT * 16 + BDA_RESUME]
+
 ; =============================================================== the end of S3
 ; WAK_STS stays set: the operating system looks at it and clears it.
 resume:
@@ -132,6 +159,9 @@ resume:
         and     ax, 0x000f
         push    cx
         push    ax
+        xor     ax, ax                          ; the data segments at 0: some rely on it
+        mov     ds, ax
+        mov     es, ax
         retf
 
 ; =============================================================== boot (SI: a remark to print)

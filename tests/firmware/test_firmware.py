@@ -14,6 +14,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any, TypeVar
 import pytest
 
 import firmware
+from tests.asm import asm
 
 QEMU = shutil.which("qemu-system-x86_64")
 NASM = shutil.which("nasm")
@@ -239,14 +241,15 @@ def test_wake_goes_through_the_facs_waking_vector(tmp_path: Path) -> None:
         qemu.text("\r\nsnooze: suspending")
         qemu.text("\r\n")
         # Another entry, not at a multiple of 16, that sends its CS (MOV DX,0x3f8; MOV AX,CS) and
-        # its IP (CALL to the next instruction; POP AX), then halts.
-        code = bytes.fromhex("baf803 8cc8 ee 88e0 ee e80000 58 ee 88e0 ee f4 ebfd")
+        # its IP (CALL to the next instruction; POP AX), its DS and its ES, then halts.
+        code = bytes.fromhex("baf803 8cc8 ee 88e0 ee e80000 58 ee 88e0 ee 8cd8 ee 88e0 ee"
+                             "8cc0 ee 88e0 ee f4 ebfd")
         entry = 0x54325
         write_ram(ram, entry, code)
         write_ram(ram, facs + 12, struct.pack("<I", entry))
         qemu.command("system_wakeup")
         offset = (entry & 0xF) + 12
-        qemu.text(struct.pack("<HH", entry >> 4, offset).decode("ascii"))
+        qemu.text(struct.pack("<HHHH", entry >> 4, offset, 0, 0).decode("ascii"))
 
 
 @needs_qemu
@@ -424,6 +427,55 @@ def test_board_without_piix4_is_told_apart() -> None:
         qemu.text("no PIIX4 at 00:01.3: this firmware wants an i440FX PC (-M pc)\r\n")
 
 
+#: A Multiboot kernel that orders by the shutdown byte how to go on, and resets the processor alone.
+INIT_KERNEL = """
+        dd      0x1badb002, 0x10000, -(0x1badb002 + 0x10000)
+        dd      0x100000, 0x100000, 0, 0, entry
+runs    equ     0x2000
+entry:  inc     byte [runs]
+        mov     al, 0x10
+        cmp     byte [runs], 1
+        jne     over                            ; booted anew
+        mov     esi, stub
+        mov     edi, 0x1000
+        mov     ecx, stub_end - stub
+        rep     movsb
+        mov     dword [0x467], 0x01000000       ; 0100:0000
+        mov     al, 0x0f
+        out     0x70, al
+        mov     al, {code}
+        out     0x71, al
+        mov     dword [0xfee00310], 0
+        mov     dword [0xfee00300], 0x4500      ; INIT
+stop:   hlt
+        jmp     stop
+over:   out     0xf4, al
+        jmp     stop
+        bits    16
+stub:   mov     al, 0x0f                        ; the order is taken
+        out     0x70, al
+        in      al, 0x71
+        or      al, 0x20
+        out     0xf4, al
+        hlt
+stub_end:
+"""
+
+
+@pytest.mark.parametrize(("code", "exit_code"), [(0x0A, 0x20), (0x05, 0x20), (0x00, 0x10)])
+@pytest.mark.parametrize("program", [pytest.param(QEMU, marks=needs_qemu), "snooze"])
+def test_after_an_init_the_shutdown_byte_says_where_to_go_on(
+        program: str, code: int, exit_code: int, tmp_path: Path) -> None:
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(asm(INIT_KERNEL.format(code=code), bits=32, org=0x100000))
+    command = [sys.executable, "-m", "monitor"] if program == "snooze" else [program]
+    done = subprocess.run(
+        [*command, "-nodefaults", "-no-user-config", "-display", "none", "-bios",
+         str(firmware.IMAGE), "-device", "isa-debug-exit,iobase=0xf4,iosize=0x4", "-m", "16",
+         "-kernel", str(kernel)], stdin=subprocess.DEVNULL, timeout=TIMEOUT, check=False)
+    assert done.returncode == exit_code << 1 | 1
+
+
 # --- the ACPI tables in guest RAM -----------------------------------------------------------
 
 
@@ -435,7 +487,8 @@ class AcpiTables:
         ebda = int.from_bytes(ram[0x40E:0x410], "little") << 4
         places = [at for area in (range(ebda, ebda + 1024, 16), range(0xE0000, 0x100000, 16))
                   for at in area if ram[at:at + 8] == b"RSD PTR "]
-        assert len(places) == 1, places
+        assert [ram[at:at + 36] for at in places] == 2 * [ram[places[0]:places[0] + 36]]
+        assert places[0] < 0xA0000 and places[1] >= 0xF0000     # for those who look there only
         self.rsdp = ram[places[0]:places[0] + 36]
         assert sum(self.rsdp[:20]) % 256 == 0
         assert sum(self.rsdp) % 256 == 0
