@@ -41,6 +41,7 @@ from emu.layout import (
     TLB_ENTRY_BITS,
     UC,
 )
+from emu.mov import store_length
 from emu.native import CALLBACKS, Context, Native
 
 __all__ = ["Engine", "EngineError", "UnknownEngine"]
@@ -66,6 +67,9 @@ CODE_BUFFER_SIZE = 128 << 20
 INTERRUPT_HARD, INTERRUPT_SMI, INTERRUPT_NMI = 0x002, 0x040, 0x200
 
 _BP_GDB = 0x10
+
+# hflags
+_HF_INHIBIT_IRQ, _HF_CS32, _HF_TF, _HF_CS64 = 1 << 3, 1 << 4, 1 << 8, 1 << 15
 
 _TR_FLAGS: Final = ENV["tr"] + 20
 #: 8-byte fields (the first of ENV's error_code's has exception_is_int in it)
@@ -170,6 +174,7 @@ class _Library:
         self.breakpoint_insert = fn("cpu_breakpoint_insert_x86_64", _INT, _P, _U64, _INT, _P)
         self.breakpoint_remove = fn("cpu_breakpoint_remove_x86_64", _INT, _P, _U64, _INT)
         self.cpu_init = fn("do_cpu_init_x86_64", None, _P)
+        self.restore_state = fn("cpu_restore_state_x86_64", C.c_bool, _P, _U64, C.c_bool)
         self.update_hflags = fn("x86_update_hflags_x86_64", None, _P)
         self.tb_invalidate_phys_range = fn("tb_invalidate_phys_range_x86_64", None, _P, _U64, _U64)
         self.ram_addr_from_host = fn("qemu_ram_addr_from_host_x86_64", _U64, _P, _P)
@@ -316,6 +321,7 @@ class Engine:
         self._bound = _U64.from_address(cpu + CPU["icount_budget"])
         self._cflags_next_tb = _U32.from_address(cpu + CPU["cflags_next_tb"])
         self._exception_index = C.c_int32.from_address(cpu + CPU["exception_index"])
+        self._mem_io_pc = _U64.from_address(cpu + CPU["mem_io_pc"])
         self._stop_request = C.c_uint8.from_address(uc + UC["stop_request"])
         self._no_exit_request = C.c_uint8.from_address(uc + UC["no_exit_request"])
         self.context = Context(uc=uc, tcg=_peek64(uc + UC["tcg_ctx"]), cpu=cpu, env=self.env)
@@ -373,12 +379,15 @@ class Engine:
         """
         lib, uc = self.lib, self.handle
         page = mmap.mmap(-1, 0x1000)
-        # mov ecx, 0x17; rdmsr; jmp behind; hlt
-        page[0:11] = bytes.fromhex("66b917000000 0f32 eb00 f4")
+        # mov ecx, 0x17; rdmsr; jmp behind; mov [0xf1000], al; hlt
+        page[0:17] = bytes.fromhex("66b917000000 0f32 eb00 67a200100f00 f4")
         host = C.addressof(C.c_char.from_buffer(page))
         base = 0xF0000      # CS base of a reset CPU is 0xffff0000: run with base 0xf0000
         self._check(lib.uc_mem_map_ptr(uc, base, 0x1000, _PROT_ALL, host))
         self.q[(ENV["segs"] + SEGMENT_SIZE + 8) // 8] = base
+        io_pcs: list[int] = []
+        self.map_mmio(base + 0x1000, 0x1000, lambda *_: 0,
+                      lambda *_: io_pcs.append(self._mem_io_pc.value))
         hflags = self.d[ENV["hflags"] // 4]
         asked: list[int] = []
         blocks: list[tuple[int, ...]] = []
@@ -394,7 +403,7 @@ class Engine:
         if found != (2, 10, 1, 0, [0x17]):
             raise UnknownEngine(f"after one counted block with RDMSR the engine says {found}")
         if [block[:5] for block in blocks] != [(base, 10, 3, hflags, base),
-                                               (base + 10, 1, 1, hflags, base)]:
+                                               (base + 10, 7, 2, hflags, base)]:
             raise UnknownEngine(f"the translated blocks are {blocks}")
         if C.string_at(blocks[0][5], 3) != b"\x48\x8b\x85":
             raise UnknownEngine("a block does not begin as it should")
@@ -405,9 +414,12 @@ class Engine:
         self.counter.value = 0
         if self.run(5) or self.halted.value != 1 or self._exception_index.value != -1:
             raise UnknownEngine("HLT does not leave halted == 1")
+        if [at - blocks[1][5] < 0x200 for at in io_pcs] != [True] or io_pcs[0] < blocks[1][5]:
+            raise UnknownEngine(f"a store to memory-mapped I/O came from {io_pcs}")
         self.counter.value = 0
         self.context.rdmsr, self.context.translated = kept
         self._check(lib.uc_mem_unmap(uc, base, 0x1000))
+        self.unmap(base + 0x1000, 0x1000)
         self.flush_code()
         self.reset()
 
@@ -747,6 +759,8 @@ class Engine:
 
         Each access counts for `io_weight` blocks more.
         """
+        context = self.context
+
         def on_read(_uc: int, offset: int, size: int, _data: int) -> int:
             try:
                 return read(offset, size)
@@ -757,6 +771,8 @@ class Engine:
         def on_write(_uc: int, offset: int, size: int, value: int, _data: int) -> None:
             try:
                 write(offset, size, value)
+                if context.request:
+                    self._end_store(size)
             except BaseException as error:      # noqa: BLE001 - raised again by run()
                 self._fail(error)
 
@@ -767,6 +783,32 @@ class Engine:
             self.handle, address, length, entry["mmio_read"], C.addressof(data[0]),
             entry["mmio_write"], C.addressof(data[1])))
         self._mapped[address] = callbacks, data
+
+    def _end_store(self, size: int) -> None:
+        """A store of *size* bytes made an interrupt wait: take it behind that instruction.
+
+        QEMU 10 lets the access be the last of its block; here the instruction is
+        skipped that has nothing left to do, if it is a plain MOV.  (Behind others
+        the interrupt waits for the end of the block.)
+        """
+        d, q = self.d, self.q
+        hflags, at = d[ENV["hflags"] // 4], self._mem_io_pc.value
+        if not at or hflags & (_HF_INHIBIT_IRQ | _HF_TF) or self.context.replaying:
+            return
+        eip, cc_op = ENV["eip"] // 8, ENV["cc_op"] // 4
+        kept = q[eip], d[cc_op]
+        if not self.lib.restore_state(self.cpu, at, True):
+            return
+        bits = 64 if hflags & _HF_CS64 else 32 if hflags & _HF_CS32 else 16
+        linear = q[ENV["segs"] // 8 + SEGMENT_SIZE // 8 + 1] + q[eip]
+        linear &= 0xFFFF_FFFF_FFFF_FFFF if bits == 64 else 0xFFFF_FFFF
+        code = self.read_virtual(linear, 15) or self.read_virtual(linear, -linear & 0xFFF)
+        length = store_length(code, bits, size) if code else 0
+        if length:
+            q[eip] = q[eip] + length & (1 << bits) - 1
+            self.context.leave = 1
+        else:
+            q[eip], d[cc_op] = kept
 
     def unmap(self, address: int, length: int) -> None:
         """Take a mapping away.  Its callbacks are kept: one may be running."""

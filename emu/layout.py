@@ -35,8 +35,8 @@ CPU: Final = {
     "cflags_next_tb": 24, "interrupt_request": 28,
     # two fields of -icount, which Unicorn leaves unused: our count and its bound
     "icount_budget": 40, "icount_extra": 48,
-    "env_ptr": 296, "tb_jmp_cache": 312, "halted": 33176, "exception_index": 33184,
-    "uc": 33192, "cc": 33200, "env": 35408,
+    "env_ptr": 296, "tb_jmp_cache": 312, "mem_io_pc": 33144, "halted": 33176,
+    "exception_index": 33184, "uc": 33192, "cc": 33200, "env": 35408,
 }
 #: how many blocks it has, by a hash of their addresses
 JMP_CACHE_SIZE: Final = 4096

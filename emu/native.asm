@@ -34,6 +34,8 @@ struc context
 .trace:         resq 1              ; next free trace record
 .trace_end:     resq 1
 .int_length:    resq 1              ; of the last INT n, in bytes
+.leave:         resd 1              ; RIP is behind a store that raised an interrupt
+                resd 1
 .undefined:     resq 1              ; how many bytes of UD2 the translator is still to read
 .io_weight:     resq 1              ; what an access to a port or MMIO adds to the counter
 .large:         resq 1              ; a large page has been used
@@ -300,10 +302,21 @@ mmio_read:                          ; (uc, offset, size, user_data) -> value
         mov     r10, [rcx + 8]
         WEIGH   r10
         jmp     [rcx]
+; When Python has set RIP behind the instruction, since the store made an interrupt wait, go
+; there by TCG's main loop.
 mmio_write:                         ; (uc, offset, size, value, user_data)
-        mov     r10, [r8 + 8]
-        WEIGH   r10
-        jmp     [r8]
+        push    rbx
+        mov     rbx, [r8 + 8]
+        WEIGH   rbx
+        call    [r8]
+        mov     r11, rbx
+        pop     rbx
+        cmp     dword [r11 + context.leave], 0
+        jne     .leave
+        ret
+.leave: mov     dword [r11 + context.leave], 0
+        mov     rdi, [r11 + context.cpu]
+        jmp     G(noexc)
 
 guard_insn:                         ; (uc, user_data) -> skip Unicorn's own
         push    rbx

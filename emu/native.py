@@ -85,7 +85,8 @@ class Context(C.Structure):
     _fields_ = [("next", _U64), ("uc", _U64), ("tcg", _U64), ("cpu", _U64), ("env", _U64),
                 ("fault", _U32), ("fault_error", _U32), ("limit", _U64), ("request", _U32),
                 ("replaying", _U32), ("watching", _U32), ("patch", _U32), ("trace", _U64),
-                ("trace_end", _U64), ("int_length", _U64), ("undefined", _U64),
+                ("trace_end", _U64), ("int_length", _U64), ("leave", _U32), ("pad", _U32),
+                ("undefined", _U64),
                 ("io_weight", _U64),
                 ("large", _U64), ("bases", _U64 * 6),
                 *((name, _U64) for name in CALLBACKS)]

@@ -102,6 +102,66 @@ def test_wrmsr_that_asks_for_an_interrupt_gets_it_behind_itself() -> None:
     assert result(cpu, 1) & 0xFF == 7
 
 
+def interrupting_page(cpu: X86Cpu, pins: Pins) -> None:
+    """Registers at 0xa0000: a store raises the interrupt line, with vector 0x20."""
+    def write(_offset: int, _size: int, _value: int) -> None:
+        pins.vectors = [0x20]
+        cpu.set_interrupt(True)
+
+    assert cpu.memory.overlay(0xA0000, 0x1000, lambda _offset, _size: 0, write)
+
+
+STORES = (("mov [0xa0080], eax", True), ("mov [ebx], cl", True), ("mov [ebx + 0x300], cx", True),
+          ("mov dword [ebx + edx * 4 + 0x300], 0x12345678", True),
+          ("mov word [fs:0xa0080], 0x1234", True), ("mov byte [ebx], 1", True),
+          ("mov [ebx + 1], eax", False), ("xchg [ebx], eax", False), ("or [ebx], eax", False),
+          ("stosd", False))
+
+
+@pytest.mark.parametrize(("store", "behind"), STORES)
+@pytest.mark.parametrize("mode", ["32", "64"])
+def test_a_store_that_raises_an_interrupt_gets_it_behind_itself(store: str, behind: bool,
+                                                               mode: str) -> None:
+    """A plain MOV; what is more, or is done in parts, at the end of its block at the latest.
+
+    Registers and flags (the carry, computed lazily) are as they were.
+    """
+    cpu, pins = make()
+    interrupting_page(cpu, pins)
+    long = mode == "64"
+    if long:
+        store = store.replace("[e", "[r").replace("edx * 4", "rdx * 4")
+    start(cpu, PROTECTED + (LONG + """
+        mov     rax, irq
+        mov     [0x2200], ax
+        mov     dword [0x2202], 0x18
+        mov     dword [0x2204], 0x8e00
+        mov     dword [0x2208], 0
+""" if long else "gate 0x20, irq, 0x8e\n") + f"""
+        mov     ebx, 0xa0000
+        mov     edi, ebx
+        xor     edx, edx
+        mov     esi, 0x10
+        mov     eax, 1
+        sti
+        nop
+        cmp     edx, eax                ; carry
+        {store}
+        adc     esi, 0
+        adc     esi, 0x10
+        jmp     next
+next:   cli
+        mov     [0x6000], esi
+        hlt
+irq:    mov     [0x6004], esi
+        inc     dword [0x6008]
+        iret{"q" if long else ""}
+""")
+    assert cpu.run(BUDGET) is Stop.HALT
+    left = 0x20 if "or " in store else 0x21         # OR clears the carry
+    assert (result(cpu), result(cpu, 1), result(cpu, 2)) == (left, 0x10 if behind else left, 1)
+
+
 # --- system management mode
 
 SMI_HANDLER = 0x38000       # SMBASE + 0x8000
