@@ -14,7 +14,14 @@ __all__ = ["CpuModel", "ModelError", "help_text", "resolve"]
 
 
 class ModelError(Exception):
-    """`-cpu` asks for something that there is not; the text is QEMU's line."""
+    """`-cpu` asks for something that there is not; the text is QEMU's line.
+
+    *warnings*: lines to be said before it.
+    """
+
+    def __init__(self, text: str, warnings: tuple[str, ...] = ()) -> None:
+        super().__init__(text)
+        self.warnings = warnings
 
 
 class Word(NamedTuple):
@@ -101,8 +108,13 @@ _HYPERV_ABSENT = frozenset({
     "hv-enforce-cpuid", "hv-xmm-input", "hv-emsr-bitmap", "hv-tlbflush-ext",
     "hv-tlbflush-direct", "hv-no-nonarch-coresharing"})
 #: properties with numbers, and those that mean nothing here
-_NUMBERS = frozenset({"level", "xlevel", "family", "model", "stepping", "tsc-frequency",
-                      "phys-bits", "hv-spinlocks", "min-level", "min-xlevel", "apic-id"})
+#: property -> (most that it may be, whether that is said as the type's name)
+_NUMBERS = {
+    "family": (270, ""), "model": (255, ""), "stepping": (15, ""),
+    "tsc-frequency": ((1 << 63) - 1, ""),
+    **{name: (0xFFFF_FFFF, "uint32_t")
+       for name in ("level", "xlevel", "min-level", "min-xlevel", "phys-bits", "hv-spinlocks",
+                    "apic-id")}}
 _TEXTS = frozenset({"vendor", "model-id", "hv-vendor-id"})
 _SWITCHES = frozenset({"check", "enforce", "migratable", "kvm", "pmu", "host-phys-bits", "lmce",
                        "l3-cache", "host-cache-info", "cpuid-0xb", "full-cpuid-auto-level",
@@ -143,8 +155,10 @@ _MODELS = {
     "max": (0, "Enables all features supported by the accelerator in the current host"),
 }
 
-#: models that QEMU 10 has changed since Unicorn's QEMU 5.0: family 15, model 107, stepping 1
-_QEMU64 = {"family": 15, "model": 107, "stepping": 1}
+#: what QEMU 10 shows in place of Unicorn's QEMU 5.0
+_VERSIONS = {"qemu64": {"family": 15, "model": 107, "stepping": 1},
+             "max": {"family": 6, "model": 6, "stepping": 3}}
+_TEXTS_OF = {"max": {"model-id": "QEMU TCG CPU version 2.5+"}}
 #: feature words: (word's number, features)
 _QEMU64_FEATURES = {
     0: "fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse"
@@ -193,8 +207,7 @@ class CpuModel(NamedTuple):
         """CPUID[1].EAX, from Unicorn's model's."""
         family = (unicorn >> 8 & 15) + (unicorn >> 20 & 255)
         model, stepping = unicorn >> 4 & 15 | unicorn >> 12 & 0xF0, unicorn & 15
-        own = _QEMU64 if self.name in ("qemu64", "max") else {}
-        numbers = {**own, **self.numbers}
+        numbers = {**_VERSIONS.get(self.name, {}), **self.numbers}
         family = numbers.get("family", family)
         model, stepping = numbers.get("model", model), numbers.get("stepping", stepping)
         return (min(family, 15) << 8 | max(family - 15, 0) << 20
@@ -207,11 +220,13 @@ def resolve(text: str) -> CpuModel:
         raise ModelError("-cpu option cannot be empty")
     name, *rest = text.split(",")
     known = name.removesuffix("-v1")
+    if name == "host":
+        raise ModelError("CPU model 'host' requires KVM or HVF")
     if known not in _MODELS or known == "max" != name:
         raise ModelError(f"unable to find CPU model '{name}'")
     changes: dict[str, bool] = {}
     numbers: dict[str, int] = {}
-    texts: dict[str, str] = {}
+    texts = dict(_TEXTS_OF.get(known, {}))
     hyperv: set[str] = set()
     switches: dict[str, bool] = {}
     for item in (item for item in rest if item):
@@ -224,10 +239,7 @@ def resolve(text: str) -> CpuModel:
         prop = prop.replace("_", "-") if prop not in _ALIASES else prop
         prop = _ALIASES.get(prop, prop)
         if prop in _NUMBERS:
-            try:
-                numbers[prop] = int(value, 0)
-            except ValueError:
-                raise ModelError(f"{given}Parameter '{prop}' expects uint64") from None
+            numbers[prop] = _number(prop, value, given)
         elif prop in _TEXTS:
             texts[prop] = value
         elif prop in _BITS or prop in _SWITCHES or prop in HYPERV | _HYPERV_ABSENT or (
@@ -247,12 +259,34 @@ def resolve(text: str) -> CpuModel:
             raise ModelError(f"{given}Property '{name}-x86_64-cpu.{prop}' not found")
     if "vendor" in texts and len(texts["vendor"]) != 12:
         raise ModelError(f"can't apply global {name}-x86_64-cpu.vendor={texts['vendor']}: "
-                         "Property 'vendor' doesn't take value '" + texts["vendor"] + "'")
-    warnings = tuple(_missing(feature) for feature, on in changes.items()
-                     if on and feature not in _BITS[feature][0].works)
+                         "value of property 'vendor' must consist of exactly 12 characters")
+    # in the registers' order, as there
+    warnings = [_missing(feature) for word in WORDS for feature in word.names
+                if changes.get(feature) and feature not in word.works]
     if warnings and switches.get("enforce"):
-        raise ModelError("TCG doesn't support requested features")
-    return CpuModel(known, _MODELS[known][0], changes, numbers, texts, frozenset(hyperv), warnings)
+        raise ModelError("TCG doesn't support requested features", tuple(warnings))
+    if not switches.get("check", True):
+        warnings = []
+    if len(texts.get("hv-vendor-id", "")) > 12:
+        warnings.append("hv-vendor-id truncated to 12 characters")
+    return CpuModel(known, _MODELS[known][0], changes, numbers, texts, frozenset(hyperv),
+                    tuple(warnings))
+
+
+def _number(prop: str, value: str, given: str) -> int:
+    """A property's number: an unsigned 64-bit one in C's notation, or one with a sign."""
+    try:
+        number = int(value, 8 if value[:1] == "0" and value.isdigit() else 0)
+    except ValueError:
+        number = 1 << 64
+    if not -(1 << 63) <= number < 1 << 64:
+        kind = "int64" if prop == "tsc-frequency" else "uint64"
+        raise ModelError(f"{given}Parameter '{prop}' expects {kind}")
+    most, kind = _NUMBERS[prop]
+    if not 0 <= number <= most:
+        raise ModelError(f"{given}Parameter '{prop}' expects {kind}" if kind
+                         else f"{given}parameter '{prop}' can be at most {most}")
+    return number
 
 
 def _missing(feature: str) -> str:

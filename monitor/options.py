@@ -303,7 +303,8 @@ def _cpu(draft: _Draft, text: str, where: str) -> None:
     try:
         model = resolve("qemu64" if text == "default" else text)
     except ModelError as error:
-        raise OptionError(str(error)) from None
+        raise OptionError("\0".join([*(f"warning: {text}" for text in error.warnings),
+                                     str(error)])) from None
     draft.options.machine.cpu = "qemu64" if text == "default" else text
     for warning in model.warnings:
         draft.options.warnings.append(f"warning: {warning}")
