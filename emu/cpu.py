@@ -124,7 +124,7 @@ _IF = 0x200
 _EFER_LME, _EFER_LMA, _EFER_NXE = 1 << 8, 1 << 10, 1 << 11
 _CPUID_APIC = 1 << 9
 _CR0_PE, _CR0_NW, _CR0_CD, _CR0_PG = 1, 1 << 29, 1 << 30, 1 << 31
-_CR4_TSD, _CR4_PAE = 4, 1 << 5
+_CR4_TSD, _CR4_PAE, _CR4_UMIP = 4, 1 << 5, 1 << 11
 _GP = 13
 
 #: CR4: (bit, CPUID leaf, register EAX to EDX, the feature's bit that it comes with)
@@ -291,6 +291,7 @@ class X86Cpu:
 
     def _reset(self, *, init: bool) -> None:
         smm = self._d[_HFLAGS] & _HF_SMM
+        self._stale |= bool(self._q[_CR4] & _CR4_UMIP)
         self._engine.reset(init=init)
         if init:
             self.msrs.init_reset()
@@ -591,6 +592,8 @@ class X86Cpu:
                 self._bus.write_cr8(value)
             return False
         if self._allowed(number, value):
+            if number == 4 and (value ^ self._q[_CR4]) & _CR4_UMIP:
+                self.forget_code()      # what it refuses is translated as such
             return True
         self._engine.fault(_GP)
         return False

@@ -463,8 +463,22 @@ class Engine:
                                 ("smm", None), ("watch_page", 0), ("debug", 0),
                                 ("wild_base", 0)):
             self._callback(name, getattr(handler, name), otherwise)
-        self._callback("watch", lambda address, length, flags: handler.watch(
-            address, length, bool(flags & 2)), 0)
+        unaligned = 0
+
+        def watch(address: int, length: int, flags: int) -> bool:
+            """QEMU 5.0 tells of a store that is not aligned in two pieces, as if it always
+            crossed a page: N bytes at its address, where N is not positive when it does not,
+            then as many at the page's beginning as lie before its end."""
+            nonlocal unaligned
+            if length >> 63:
+                unaligned = address
+                return False
+            if unaligned and address == unaligned & ~0xFFF and flags & 2:
+                length -= unaligned - address
+                address, unaligned = unaligned, 0
+            return handler.watch(address, length, bool(flags & 2))
+
+        self._callback("watch", watch, 0)
         _U64.from_address(self._class + CC["cpu_exec_interrupt"]).value = \
             native.entry["exec_interrupt"]
         _U64.from_address(self._class + CC["debug_excp_handler"]).value = native.entry["debug"]

@@ -68,7 +68,7 @@ WORDS = (
     _word(3, 7, 0, "ECX",
           "- avx512vbmi umip pku - waitpkg avx512vbmi2 - gfni vaes vpclmulqdq avx512vnni"
           " avx512bitalg - avx512-vpopcntdq - la57 - - - - - rdpid - bus-lock-detect cldemote -"
-          " movdiri movdir64b - sgxlc pks", "pku"),
+          " movdiri movdir64b - sgxlc pks", "pku umip"),
     _word(4, 7, 0, "EDX",
           "- - avx512-4vnniw avx512-4fmaps fsrm - - - avx512-vp2intersect - md-clear - - -"
           " serialize - tsx-ldtrk - - arch-lbr - - amx-bf16 avx512-fp16 amx-tile amx-int8"

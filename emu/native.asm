@@ -36,7 +36,7 @@ struc context
 .int_length:    resq 1              ; of the last INT n, in bytes
 .leave:         resd 1              ; RIP is behind a store that raised an interrupt
                 resd 1
-.undefined:     resq 1              ; how many bytes of UD2 the translator is still to read
+.instead:       resq 1              ; bytes that the translator is to read, or 0
 .io_weight:     resq 1              ; what an access to a port or MMIO adds to the counter
 .large:         resq 1              ; a large page has been used
 .bases:         resq 6              ; what LGDT, LIDT, WRFSBASE and WRGSBASE may change
@@ -103,6 +103,15 @@ struc globals
 .check_iob:     resq 1
 .check_iow:     resq 1
 .check_iol:     resq 1
+.get_dr:        resq 1
+.load_seg:      resq 1
+.iret:          resq 1
+.lret:          resq 1
+.ljmp:          resq 1
+.lcall:         resq 1
+.lookup:        resq 1
+.load_word:     resq 1
+.hlt:           resq 1
 ; instructions that end their block
 .ends:          resq ENDING
 ; TranslatorOps with our translate_insn, and the original's
@@ -127,6 +136,13 @@ MO_ALIGN        equ 7 << 4
 MO_ALIGN_16     equ 4 << 4
 HF2_NMI         equ 1 << 2
 TF              equ 0x100
+NT              equ 0x4000
+DR6_BD          equ 1 << 13
+DR6_BS          equ 1 << 14
+DR6_BT          equ 1 << 15
+DR7_GD          equ 1 << 13
+CR4_DE          equ 1 << 3
+CR4_UMIP        equ 1 << 11
 IF              equ 0x200
 DF              equ 0x400
 RF              equ 0x10000
@@ -219,12 +235,31 @@ deliver:
         lea     ecx, [rcx * 8 + 2]
         mov     [rax + ENV_ERROR_CODE], ecx
 .code:  bt      dword [not_faults], esi
-        jc      .go
+        jc      .other
         or      dword [rax + ENV_EFLAGS], RF
+        jmp     .go
+.other: cmp     esi, 8                  ; #DF: what the fault before it has set
+        jne     .go
+        and     dword [rax + ENV_EFLAGS], ~RF
 .go:    cmp     qword [rdx + context.interrupt], 0
         jne     .told
 .do:    mov     rdi, [rdx + context.cpu]
+        mov     rax, [rdx + context.env]
+        test    dword [rax + ENV_HFLAGS], HF_LMA
+        jz      .legacy
         jmp     G(do_interrupt)
+.legacy:
+        push    rbx
+        push    r12
+        sub     rsp, 8
+        mov     rbx, rdx
+        mov     r12d, [rax + ENV_TR]
+        call    G(do_interrupt)
+        call    switched
+        add     rsp, 8
+        pop     r12
+        pop     rbx
+        ret
 .told:  push    rdx
         mov     edi, esi
         mov     esi, [rax + ENV_ERROR_CODE]
@@ -239,25 +274,72 @@ deliver:
 not_faults:                         ; #DB, #BP, #OF, #DF, #MC
         dd      1 << 1 | 1 << 3 | 1 << 4 | 1 << 8 | 1 << 18
 
+; rbx: context, r12d: TR before an exception or interrupt was delivered.  Through a task gate
+; to a task with T set in its TSS, a #DB follows (see `switch`).
+switched:
+        mov     rax, [rbx + context.env]
+        cmp     r12d, [rax + ENV_TR]
+        je      .end
+        push    rbx
+        mov     rbx, rax
+        call    trapped
+        mov     rax, rbx
+        pop     rbx
+        jz      .end
+        mov     rdi, [rbx + context.cpu]
+        mov     dword [rdi + CPU_EXCEPTION_INDEX], 1
+        mov     dword [rax + ENV_ERROR_CODE], 0
+        mov     dword [rax + ENV_EXCEPTION_IS_INT], 0
+        sub     rsp, 8
+        call    G(do_interrupt)
+        add     rsp, 8
+.end:   ret
+
 ; UC_HOOK_INSN_INVALID (uc, context): deliver #UD, say that it is handled.
 align 16
 deliver_invalid:
         push    rbx
+        push    r12
         mov     rbx, rsi
         mov     rax, [rbx + context.env]
         or      dword [rax + ENV_TR_FLAGS], TSS_THERE
-        mov     rcx, [rax + ENV_EIP]
         mov     rdx, rbx
+        mov     r12, [rax + ENV_EIP]
         sub     rsp, 8
-        FETCH   rcx
+.byte:  sub     rsp, 8
+        FETCH   r12
         add     rsp, 8
+        inc     r12
         cmp     al, 0xf1
+        je      .icebp
+        lea     ecx, [rax - 0x64]       ; prefixes but LOCK
+        cmp     cl, 4
+        jb      .more
+        lea     ecx, [rax - 0xf2]
+        cmp     cl, 2
+        jb      .more
+        mov     ecx, eax
+        and     cl, 0xe7
+        cmp     cl, 0x26
+        je      .more
+        mov     rcx, [rbx + context.env]
+        test    dword [rcx + ENV_HFLAGS], HF_CS64
+        jz      .undefined
+        and     al, 0xf0
+        cmp     al, 0x40                ; REX
+        jne     .undefined
+.more:  mov     rcx, r12
+        mov     rax, [rbx + context.env]
+        sub     rcx, [rax + ENV_EIP]
+        cmp     ecx, 15
+        jb      .byte
+.undefined:
         mov     rax, [rbx + context.env]
         mov     edi, 6
-        je      .icebp
         or      dword [rax + ENV_EFLAGS], RF
         jmp     .tell
-.icebp: inc     qword [rax + ENV_EIP]
+.icebp: mov     rax, [rbx + context.env]
+        mov     [rax + ENV_EIP], r12
         mov     edi, 1
         mov     rcx, [rbx + context.cpu]
         mov     [rcx + CPU_EXCEPTION_INDEX], edi
@@ -269,9 +351,14 @@ deliver_invalid:
         xor     r8d, r8d
         call    [rbx + context.interrupt]
 .do:    mov     rdi, [rbx + context.cpu]
+        mov     rax, [rbx + context.env]
+        mov     r12d, [rax + ENV_TR]
         call    G(do_interrupt)
-        mov     eax, 1
+        call    switched
+        add     rsp, 8
+        pop     r12
         pop     rbx
+        mov     eax, 1
         ret
 
 ; What an access to a port or to MMIO adds to the counter.  %1: context; rax is lost.
@@ -387,9 +474,15 @@ exec_interrupt:
         add     rsp, 8
         pop     rax
 .do:    mov     rdi, [rbx + context.env]
+        push    r12
+        sub     rsp, 8
+        mov     r12d, [rdi + ENV_TR]
         mov     esi, eax
         mov     edx, 1
         call    G(hardirq)
+        call    switched
+        add     rsp, 8
+        pop     r12
 .taken: mov     eax, 1
         pop     rbx
         ret
@@ -510,9 +603,12 @@ translate_insn:
         call    examine
         xor     ecx, ecx
         cmp     eax, ILL
-        sete    cl
-        add     ecx, ecx
-        mov     [r12 + context.undefined], rcx
+        jne     .fed
+        mov     ecx, 0x0b0f             ; UD2
+.fed:   cmp     eax, REFUSED
+        jne     .read
+        mov     ecx, 0xf4               ; HLT, which is #GP outside of ring 0
+.read:  mov     [r12 + context.instead], rcx
         mov     r12, [r12 + context.tcg]
         push    rax
         push    r13
@@ -770,12 +866,15 @@ invlpg:
 ; BASE: LGDT, LIDT, WRFSBASE or WRGSBASE in 64-bit mode, whose base must be canonical.
 ; PORT: IN, OUT, INS or OUTS that the TSS is to be asked for (edx: `check_port`'s); Unicorn
 ; leaves that check out.
-; rbx: DisasContextBase, r12: context -> eax: ILL, FLAGS_FIRST, ALIGNED, BASE, PORT or else
+; REFUSED: SGDT, SIDT, SLDT, SMSW and STR outside of ring 0 with CR4.UMIP are #GP.
+; rbx: DisasContextBase, r12: context -> eax: ILL, FLAGS_FIRST, ALIGNED, BASE, PORT,
+; REFUSED or else
 ILL         equ 0
 FLAGS_FIRST equ 2
 ALIGNED     equ 3
 BASE        equ 4
 PORT        equ 5
+REFUSED     equ 6
 examine:
         push    rbp
         push    r13
@@ -911,9 +1010,29 @@ examine:
         jmp     .well
 .tables:
         call    .load
+        mov     ecx, eax
+        and     ecx, 0x38
+        cmp     ecx, 4 << 3             ; SMSW
+        je      .user
         cmp     al, 0xc0
         jae     .well
-        jmp     .loads_base
+        cmp     ecx, 2 << 3             ; SGDT, SIDT
+        jae     .loads_base
+.user:  mov     rcx, [r12 + context.env]
+        test    dword [rcx + ENV_CR4], CR4_UMIP
+        jz      .well
+        test    dword [rcx + ENV_HFLAGS], 3
+        jz      .well
+        mov     eax, REFUSED
+        jmp     .end
+.selectors:
+        mov     rcx, [r12 + context.env]
+        test    dword [rcx + ENV_EFLAGS], VM    ; #UD
+        jnz     .well
+        call    .load
+        test    al, 0x30                ; SLDT, STR
+        jz      .user
+        jmp     .well
 .bases: test    r14d, 4
         jz      .aligned
         call    .load
@@ -933,7 +1052,9 @@ examine:
         cmp     al, 0x60                ; PCMPESTRM and its like
         jne     .aligned
         jmp     .well
-.sse:   lea     ecx, [rax - 0x10]       ; MOVUPS
+.sse:   test    al, al
+        jz      .selectors
+        lea     ecx, [rax - 0x10]       ; MOVUPS
         cmp     ecx, 2
         jb      .well
         lea     ecx, [rax - 0x1a]       ; BNDMOV
@@ -1126,6 +1247,38 @@ pause:
         jmp     G(single_step)
 .go:    jmp     G(pause)
 
+; helper_single_step (env): of an instruction with a watched access it is one #DB for both
+align 16
+single_step:
+        test    dword [rdi - CPU_ENV + CPU_INTERRUPT_REQUEST], INTERRUPT_DEBUG
+        jnz     .both
+.go:    jmp     G(single_step)
+.both:  FIND    rdi, env
+        test    r11, r11
+        jz      .go
+        push    rbx
+        mov     rbx, r11
+        call    [rbx + context.debug]
+        mov     rdi, [rbx + context.env]
+        test    eax, eax
+        jz      .theirs                 ; the debugger's watchpoint: later
+        and     dword [rdi - CPU_ENV + CPU_INTERRUPT_REQUEST], ~INTERRUPT_DEBUG
+        mov     dword [rbx + context.replaying], 0
+        pop     rbx
+        or      dword [rdi + ENV_DR6], DR6_BS
+        mov     esi, 1
+        xor     edx, edx
+        jmp     G(raise)
+.theirs:
+        pop     rbx
+        jmp     G(single_step)
+
+; helper_hlt (env, length): with TF the #DB behind it comes at once
+align 16
+hlt:    test    dword [rdi + ENV_EFLAGS], TF
+        jnz     pause
+        jmp     G(hlt)
+
 ; CPUClass.do_unaligned_access (cpu, address, type, mmu index, host address): #AC where
 ; alignment is checked, or what an SSE operand gets
 align 16
@@ -1149,15 +1302,14 @@ load_byte:
         FIND    rdi, env
         test    r11, r11
         jz      .theirs
-        mov     rax, [r11 + context.undefined]
+        mov     rax, [r11 + context.instead]
         test    rax, rax
-        jnz     .ud2
+        jnz     .instead
 .theirs:
         jmp     G(load_byte)
-.ud2:   dec     rax
-        mov     [r11 + context.undefined], rax
-        shl     eax, 2                  ; 0f, then 0b
-        or      eax, 0x0b
+.instead:
+        shr     qword [r11 + context.instead], 8
+        movzx   eax, al
         ret
 
 ; tcg_gen_code (TCGContext, tb) -> size or an error: before it, send calls of helpers that we
@@ -1201,6 +1353,15 @@ gen_code:
         REPLACE write_cr, write_cr
         REPLACE rsm, rsm
         REPLACE set_dr, set_dr
+        REPLACE get_dr, get_dr
+        REPLACE load_seg, load_seg
+        REPLACE iret, iret
+        REPLACE lret, lret
+        REPLACE ljmp, ljmp
+        REPLACE lcall, lcall
+        REPLACE lookup, lookup
+        REPLACE hlt, hlt
+        REPLACE single_step, single_step
         REPLACE raise_interrupt, raise_interrupt
         REPLACE into, into
         REPLACE lldt, lldt
@@ -1574,10 +1735,28 @@ rsm:
         xor     edi, edi
         jmp     [r11 + context.smm]
 
-; helper_set_dr (env, number, value): may raise #UD itself
+; helper_get_dr (env, number) -> value, helper_set_dr (env, number, value): may raise #UD
+; themselves, for DR4 and DR5.  With DR7.GD any access is a #DB before it (SDM 3B, 18.2.4).
+align 16
+get_dr:
+        call    debug_register
+        jmp     G(get_dr)
 align 16
 set_dr:
-        FIND    rdi, env
+        call    debug_register
+        jz      .undefined
+        test    dword [rdi + ENV_HFLAGS], HF_CS64
+        jz      .go
+        mov     rax, rdx
+        shr     rax, 32
+        jz      .go
+        cmp     esi, 4                  ; DR6 and DR7 have 32 bits
+        jb      .go
+        mov     esi, 13
+        xor     edx, edx
+        mov     rcx, [rsp]
+        jmp     G(raise_at)
+.go:    FIND    rdi, env
         push    r11
         push    rsi
         sub     rsp, 8
@@ -1586,3 +1765,235 @@ set_dr:
         pop     rdi
         pop     r11
         jmp     [r11 + context.wrote_dr]
+.undefined:
+        jmp     G(set_dr)
+
+; ZF set when the access is #UD, which the helper raises.  Otherwise it returns only when
+; DR7.GD is clear; what it raises is told where by its caller's return address.
+debug_register:
+        mov     eax, esi
+        and     eax, ~1
+        cmp     eax, 4
+        jne     .general
+        mov     eax, [rdi + ENV_CR4]
+        not     eax
+        test    eax, CR4_DE
+        jz      .end
+.general:
+        test    dword [rdi + ENV_DR7], DR7_GD
+        jnz     .detect
+        or      eax, 1                  ; clears ZF
+.end:   ret
+.detect:
+        add     rsp, 8
+        and     dword [rdi + ENV_DR7], ~DR7_GD
+        or      dword [rdi + ENV_DR6], DR6_BD
+        mov     esi, 1
+        xor     edx, edx
+        mov     rcx, [rsp]
+        jmp     G(raise_at)
+
+; helper_load_seg (env, register, selector): a null SS in rings 0 to 2 must have the ring as its
+; RPL (SDM 2, MOV)
+align 16
+load_seg:
+        cmp     esi, 2
+        jne     .go
+        movzx   eax, dx
+        cmp     eax, 3
+        ja      .go
+        mov     ecx, [rdi + ENV_HFLAGS]
+        and     ecx, 3
+        cmp     ecx, eax
+        je      .go
+        mov     esi, 13
+        xor     edx, edx
+        mov     rcx, [rsp]
+        jmp     G(raise_at)
+.go:    jmp     G(load_seg)
+
+; helper_iret_protected (env, size, next EIP), helper_lret_protected (env, size, bytes).
+; A data segment that an outer ring may not have becomes null.  Its base stays, which FS and GS
+; in 64-bit mode go on using.  What helpers raise is told where by their return address: they
+; are called here with the state already restored to the instruction's beginning.
+align 16
+iret:
+        mov     rax, G(iret)
+        test    dword [rdi + ENV_EFLAGS], NT
+        jz      return
+        test    dword [rdi + ENV_HFLAGS], HF_LMA
+        jz      switch
+return: test    dword [rdi + ENV_HFLAGS], HF_LMA
+        jz      .go
+        mov     ecx, [rdi + ENV_FS]
+        or      ecx, [rdi + ENV_GS]
+        test    ecx, 0xfffc
+        jz      .go
+        test    dword [rdi + ENV_HFLAGS], 3
+        jnz     .go
+        mov     rcx, [rsp]
+        push    rbx
+        push    qword [rdi + ENV_FS + 8]
+        push    qword [rdi + ENV_GS + 8]
+        mov     rbx, rdi
+        call    at_its_beginning
+        call    rax
+        pop     rax
+        pop     rcx
+        test    dword [rbx + ENV_FS], 0xfffc
+        jnz     .gs
+        mov     [rbx + ENV_FS + 8], rcx
+.gs:    test    dword [rbx + ENV_GS], 0xfffc
+        jnz     .end
+        mov     [rbx + ENV_GS + 8], rax
+.end:   pop     rbx
+        ret
+.go:    jmp     rax
+align 16
+lret:
+        mov     rax, G(lret)
+        jmp     return
+
+; helper_ljmp_protected, helper_lcall_protected (env, selector, offset, size or next EIP, next EIP)
+align 16
+ljmp:
+        mov     rax, G(ljmp)
+        jmp     switch
+lcall:
+        mov     rax, G(lcall)
+; rax: a helper that may switch tasks.  T in the new task's TSS is a #DB before its first
+; instruction, with DR6.BT (SDM 3B, 18.3.1.5).
+switch: test    dword [rdi + ENV_HFLAGS], HF_LMA
+        jz      .legacy
+        jmp     rax
+.legacy:
+        mov     r9, rcx
+        mov     rcx, [rsp]
+        push    rbx
+        push    r12
+        sub     rsp, 8
+        mov     rbx, rdi
+        mov     r12d, [rdi + ENV_TR]
+        call    at_its_beginning
+        mov     rcx, r9
+        call    rax
+        cmp     r12d, [rbx + ENV_TR]
+        je      .end
+        call    trapped
+        jz      .end
+        mov     rdi, rbx
+        mov     esi, 1
+        xor     edx, edx
+        jmp     G(raise)
+.end:   add     rsp, 8
+        pop     r12
+        pop     rbx
+        ret
+
+; rdi: env, rcx: an address in a block: make RIP and cc_op what they are at that instruction.
+; All registers that hold arguments, and rax, are kept.
+at_its_beginning:
+        push    rax
+        push    rdi
+        push    rsi
+        push    rdx
+        push    r8
+        push    r9
+        sub     rsp, 8
+        lea     rdi, [rdi - CPU_ENV]
+        mov     rsi, rcx
+        xor     edx, edx
+        call    G(restore_state)
+        add     rsp, 8
+        pop     r9
+        pop     r8
+        pop     rdx
+        pop     rsi
+        pop     rdi
+        pop     rax
+        ret
+
+; rbx: env.  ZF clear, and DR6.BT set, when the present task state segment has T set.
+trapped:
+        push    qword [rbx + ENV_HFLAGS]
+        and     dword [rbx + ENV_HFLAGS], ~3    ; read it as the supervisor
+        mov     rdi, rbx
+        mov     rsi, [rbx + ENV_TR + 8]
+        add     rsi, 100
+        call    G(load_word)
+        pop     rcx
+        mov     [rbx + ENV_HFLAGS], ecx
+        test    al, 1
+        jz      .end
+        or      dword [rbx + ENV_DR6], DR6_BT   ; clears ZF
+.end:   ret
+
+; helper_lookup_tb_ptr (env) -> where to go on.  At the end of JMP, CALL and RET to a computed
+; address; one that is not canonical is #GP of the instruction itself (SDM 2, JMP).
+align 16
+lookup:
+        mov     rax, [rdi + ENV_EIP]
+        sar     rax, 47
+        inc     rax
+        cmp     rax, 1                  ; 0 or -1
+        ja      .wild
+        jmp     G(lookup)
+.wild:  mov     rcx, [rsp]
+        push    rbx
+        mov     rbx, rdi
+        sub     rsp, 16
+        call    at_its_beginning
+        mov     rax, [rbx + ENV_EIP]
+        mov     [rsp], rax
+        mov     dword [rsp + 8], 15
+.byte:  call    .load
+        cmp     al, 0xc3
+        je      .ret
+        cmp     al, 0xc2
+        je      .ret_more
+        cmp     al, 0xe8
+        je      .call
+        cmp     al, 0xff
+        je      .group
+        dec     dword [rsp + 8]         ; other opcodes are jumps
+        jz      .raise
+        lea     ecx, [rax - 0x64]       ; sizes and segments
+        cmp     ecx, 4
+        jb      .byte
+        lea     ecx, [rax - 0xf2]       ; BND, NOTRACK, REP
+        cmp     ecx, 2
+        jb      .byte
+        mov     ecx, eax
+        and     ecx, 0xe7
+        cmp     ecx, 0x26
+        je      .byte
+        and     eax, 0xf0
+        cmp     eax, 0x40               ; REX
+        je      .byte
+        jmp     .raise
+.group: call    .load
+        and     al, 0x38
+        cmp     al, 0x10
+        jne     .raise
+.call:  add     qword [rbx + ENV_RSP], 8        ; it has pushed where to return to
+        jmp     .raise
+.ret_more:
+        call    .load
+        mov     [rsp + 8], eax
+        call    .load
+        shl     eax, 8
+        add     eax, [rsp + 8]
+        sub     [rbx + ENV_RSP], rax
+.ret:   sub     qword [rbx + ENV_RSP], 8
+.raise: mov     rdi, rbx
+        mov     esi, 13
+        xor     edx, edx
+        jmp     G(raise)
+.load:  mov     rsi, [rsp + 8]
+        inc     qword [rsp + 8]
+        mov     rdi, rbx
+        sub     rsp, 8
+        call    G(load_byte)
+        add     rsp, 8
+        movzx   eax, al
+        ret

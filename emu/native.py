@@ -44,6 +44,10 @@ IMPORTS: Final = (
     "tcg_gen_callN_x86_64", "tcg_const_i32_x86_64", "tcg_temp_free_internal_x86_64",
     "helper_clts_x86_64", "helper_check_iob_x86_64", "helper_check_iow_x86_64",
     "helper_check_iol_x86_64",
+    "helper_get_dr_x86_64", "helper_load_seg_x86_64", "helper_iret_protected_x86_64",
+    "helper_lret_protected_x86_64", "helper_ljmp_protected_x86_64",
+    "helper_lcall_protected_x86_64", "helper_lookup_tb_ptr_x86_64", "cpu_lduw_data_x86_64",
+    "helper_hlt_x86_64",
     # ENDING in native.asm: instructions that end their block
     "helper_inb_x86_64", "helper_inw_x86_64", "helper_inl_x86_64",
     "helper_outb_x86_64", "helper_outw_x86_64", "helper_outl_x86_64",
@@ -86,7 +90,7 @@ class Context(C.Structure):
                 ("fault", _U32), ("fault_error", _U32), ("limit", _U64), ("request", _U32),
                 ("replaying", _U32), ("watching", _U32), ("patch", _U32), ("trace", _U64),
                 ("trace_end", _U64), ("int_length", _U64), ("leave", _U32), ("pad", _U32),
-                ("undefined", _U64),
+                ("instead", _U64),
                 ("io_weight", _U64),
                 ("large", _U64), ("bases", _U64 * 6),
                 *((name, _U64) for name in CALLBACKS)]
