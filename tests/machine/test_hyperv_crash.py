@@ -31,7 +31,7 @@ def crash(**fields: Any) -> tuple[Machine, list[dict[str, Any]]]:
     told: list[dict[str, Any]] = []
     machine = Machine(bios=image(CRASH), ram_mb=16, icount_shift=2, cpu="qemu64,hv-crash",
                       **fields)
-    machine.subscribe(lambda event: told.append(dict(event.data))
+    machine.subscribe(lambda event: told.append(dict(event.data or {}))
                       if event.name == "GUEST_PANICKED" else None)
     machine.run_until("GUEST_PANICKED", limit_ns=10**9)
     return machine, told
