@@ -86,6 +86,7 @@ NATIVE: Final = {
     "ENV_SYSENTER_EIP": ENV["sysenter_eip"], "ENV_CS": ENV["segs"] + SEGMENT_SIZE,
     "ENV_SS": ENV["segs"] + 2 * SEGMENT_SIZE, "ENV_CS_BASE": ENV["segs"] + SEGMENT_SIZE + 8,
     "ENV_RDX": ENV["regs"] + 16, "ENV_GDT": ENV["gdt"], "ENV_IDT": ENV["idt"],
+    "ENV_LDT": ENV["ldt"],
     "ENV_FS_BASE": ENV["segs"] + 4 * SEGMENT_SIZE + 8,
     "ENV_GS_BASE": ENV["segs"] + 5 * SEGMENT_SIZE + 8,
     "ENV_FS": ENV["segs"] + 4 * SEGMENT_SIZE, "ENV_GS": ENV["segs"] + 5 * SEGMENT_SIZE,

@@ -14,7 +14,7 @@ bits 64
 default rel
 %include "layout.inc"
 
-%define GLOBALS_AT 0x2000           ; two pages of code, one of globals
+%define GLOBALS_AT 0x3000           ; three pages of code, one of globals
 %define ENDING 9                    ; how many helpers end their block
 
 ; --- one context for each engine (Context in emu/native.py)
@@ -95,6 +95,10 @@ struc globals
 .lldt:          resq 1
 .ltr:           resq 1
 .invlpg:        resq 1
+.iret_real:     resq 1
+.lcall_real:    resq 1
+.probe_access:  resq 1
+.load_mmuidx:   resq 1
 ; what `emit` calls
 .gen_call:      resq 1
 .const_i32:     resq 1
@@ -158,6 +162,8 @@ TLB_NOTDIRTY    equ 0x400
 ; to an inner ring.  The null task register's limit, 0, makes it #TS instead.
 TSS_THERE       equ 0x8100
 CC_OP_EFLAGS    equ 1
+MMU_RING_3      equ 1               ; of QEMU's three MMU modes
+MMU_RING_0      equ 2
 FLAGS_IN_TB     equ 0x73100         ; TF, IOPL, RF, VM, AC: part of a block's flags
 
 ; r11 := the context whose %2 is %1, or 0
@@ -857,6 +863,163 @@ invlpg:
 .theirs:
         jmp     G(invlpg)
 
+; helper_iret_protected (env, shift, next eip), helper_iret_real (env, shift),
+; helper_lret_protected (env, shift, immediate), helper_lcall_protected (env, selector, offset,
+; shift, next eip), helper_lcall_real (the same).  Unicorn accesses the stack with ring 0's rights
+; whoever asks; ring 3 is judged here first.
+%macro RING_3 1
+        mov     eax, [rdi + ENV_HFLAGS]
+        and     eax, 3
+        cmp     eax, 3
+        jne     %1
+        push    rdi
+        push    rsi
+        push    rdx
+        push    rcx
+        push    r8
+        mov     r9, [rsp + 40]          ; where in the block
+%endmacro
+%macro JUDGED 1
+        pop     r8
+        pop     rcx
+        pop     rdx
+        pop     rsi
+        pop     rdi
+        jmp     %1
+%endmacro
+align 16
+judged_iret:
+        RING_3  .theirs
+        mov     edx, 3
+        test    dword [rdi + ENV_HFLAGS], HF_CS64
+        jz      .words
+        mov     edx, 5                  ; SS:RSP too
+.words: call    probe_pops
+        JUDGED  iret
+.theirs:
+        jmp     iret
+align 16
+iret_real:
+        RING_3  .theirs
+        mov     edx, 3
+        call    probe_pops
+        JUDGED  G(iret_real)
+.theirs:
+        jmp     G(iret_real)
+align 16
+judged_lret:
+        RING_3  .theirs
+        mov     edx, 2
+        call    probe_pops
+        JUDGED  lret
+.theirs:
+        jmp     lret
+align 16
+judged_lcall:
+        RING_3  .theirs
+        lea     rax, [rdi + ENV_GDT]
+        test    esi, 4
+        jz      .table
+        lea     rax, [rdi + ENV_LDT]
+.table: mov     ecx, esi
+        or      ecx, 7
+        cmp     ecx, [rax + 16]
+        ja      .judged
+        and     esi, 0xfff8
+        add     rsi, [rax + 8]
+        add     rsi, 5
+        mov     edx, MMU_RING_0
+        mov     rcx, r9
+        call    G(load_mmuidx)
+        and     al, 0x18
+        cmp     al, 0x18
+        jne     .judged                 ; a gate: not this stack
+        mov     rdi, [rsp + 32]
+        mov     ecx, [rsp + 8]
+        mov     r9, [rsp + 40]
+        call    probe_pushes
+.judged:
+        JUDGED  lcall
+.theirs:
+        jmp     lcall
+align 16
+lcall_real:
+        RING_3  .theirs
+        call    probe_pushes
+        JUDGED  G(lcall_real)
+.theirs:
+        jmp     G(lcall_real)
+
+; May ring 3 pop edx words of 2 << esi bytes, push two of 2 << ecx bytes?  rdi: env, r9: where
+; in the block.  Raises the page fault of the first that it may not.
+probe_pops:
+        mov     ecx, esi
+        mov     eax, 2
+        shl     eax, cl                 ; size
+        mov     ecx, eax                ; step
+        xor     esi, esi                ; the first word's offset from RSP
+        jmp     probe_stack
+probe_pushes:
+        mov     eax, 2
+        shl     eax, cl
+        mov     ecx, eax
+        neg     ecx
+        mov     esi, ecx
+        mov     edx, 2
+probe_stack:
+        push    rbx
+        push    rbp
+        push    r12
+        push    r13
+        push    r14
+        push    r15
+        push    rcx
+        mov     rbx, rdi
+        mov     ebp, eax
+        movsxd  r12, esi
+        mov     r13d, edx
+        mov     r14, r9
+.word:  mov     rax, r12
+        call    .linear
+        mov     r15, rax
+        call    .probe
+        lea     rax, [r12 + rbp - 1]
+        call    .linear
+        xor     r15, rax
+        and     rax, ~0xfff             ; the word's second page
+        shr     r15, 12
+        jz      .next
+        call    .probe
+.next:  movsxd  rax, dword [rsp]
+        add     r12, rax
+        dec     r13d
+        jnz     .word
+        pop     rcx
+        pop     r15
+        pop     r14
+        pop     r13
+        pop     r12
+        pop     rbp
+        pop     rbx
+        ret
+.linear:
+        add     rax, [rbx + ENV_RSP]
+        test    dword [rbx + ENV_HFLAGS], HF_CS64
+        jnz     .known
+        test    dword [rbx + ENV_SS + 20], 1 << 22      ; B
+        jnz     .wide
+        movzx   eax, ax
+.wide:  add     eax, [rbx + ENV_SS + 8]
+.known: ret
+.probe: mov     rdi, rbx
+        mov     rsi, rax
+        mov     edx, 1
+        mov     ecx, [rsp + 8]
+        shr     ecx, 31                 ; steps down: a store
+        mov     r8d, MMU_RING_3
+        mov     r9, r14
+        jmp     G(probe_access)
+
 ; Look at the instruction that the translator is about to read.
 ; ILL: Unicorn executes it, or dies of it, and a processor refuses it with #UD: LOCK on what
 ; cannot be locked (SDM 2, LOCK), MOVBE of two registers, MOVMSKPS of memory, 8F, C6 and C7 with another reg than 0.
@@ -1355,10 +1518,10 @@ gen_code:
         REPLACE set_dr, set_dr
         REPLACE get_dr, get_dr
         REPLACE load_seg, load_seg
-        REPLACE iret, iret
-        REPLACE lret, lret
+        REPLACE iret, judged_iret
+        REPLACE lret, judged_lret
         REPLACE ljmp, ljmp
-        REPLACE lcall, lcall
+        REPLACE lcall, judged_lcall
         REPLACE lookup, lookup
         REPLACE hlt, hlt
         REPLACE single_step, single_step
@@ -1367,6 +1530,8 @@ gen_code:
         REPLACE lldt, lldt
         REPLACE ltr, ltr
         REPLACE invlpg, invlpg
+        REPLACE iret_real, iret_real
+        REPLACE lcall_real, lcall_real
         REPLACE pause, pause
         REPLACE syscall, syscall_
         REPLACE sysenter, sysenter_

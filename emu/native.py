@@ -41,6 +41,8 @@ IMPORTS: Final = (
     "helper_syscall_x86_64", "helper_sysenter_x86_64", "helper_read_eflags_x86_64",
     "x86_update_hflags_x86_64",
     "helper_lldt_x86_64", "helper_ltr_x86_64", "helper_invlpg_x86_64",
+    "helper_iret_real_x86_64", "helper_lcall_real_x86_64", "probe_access_x86_64",
+    "cpu_ldub_mmuidx_ra_x86_64",
     "tcg_gen_callN_x86_64", "tcg_const_i32_x86_64", "tcg_temp_free_internal_x86_64",
     "helper_clts_x86_64", "helper_check_iob_x86_64", "helper_check_iow_x86_64",
     "helper_check_iol_x86_64",
@@ -61,7 +63,7 @@ INTERPOSED: Final = {
     "cpu_watchpoint_address_matches_x86_64": "watch_page",
     "cpu_check_watchpoint_x86_64": "watch", "cpu_ldub_code_x86_64": "load_byte"}
 
-_CODE_PAGES = 0x2000            # GLOBALS_AT in native.asm
+_CODE_PAGES = 0x3000            # GLOBALS_AT in native.asm
 _P, _U64, _U32, _INT = C.c_void_p, C.c_uint64, C.c_uint32, C.c_int
 
 #: callback's field in Context -> its C type.  CFUNCTYPE: the guest runs without the GIL.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.emu.guest import LONG, PROTECTED, make, result, start
+from tests.emu.guest import LONG, PAGING, PROTECTED, TO_USER, make, result, start
 
 BUDGET = 100_000
 WILD, CANONICAL, UPPER = 0xFFAA_AAAA_AAAA_AAAA, 0x5555_5555_5555, 0xFFFF_AAAA_AAAA_AAAA
@@ -100,3 +100,67 @@ def test_a_system_descriptor_has_a_canonical_base(load: str, value: int) -> None
         assert loaded.selector != 0x60
     else:
         assert (result(cpu), loaded.base) == (0, value)
+
+
+#: ring 3 code with its stack at the end of a supervisor's page: (bits, code, error code, CR2)
+SUPERVISOR_STACK = {
+    "IRET": ("mov esp, 0x9ff8\niret", 5, 0x9FF8),
+    "RETF": ("mov esp, 0x9ffa\nretf", 5, 0x9FFA),
+    "RETF into the page": ("mov esp, 0x8ffc\nretf", 5, 0x9000),
+    "CALL FAR": ("mov esp, 0x9008\ncall 0x23:0x1000", 7, 0x9004),
+    "CALL FAR into the page": ("mov esp, 0xa004\ncall 0x23:0x1000", 7, 0x9FFC),
+    "CALL FAR across": ("mov esp, 0xa002\ncall 0x23:0x1000", 7, 0x9FFE),
+    "IRET across": ("mov esp, 0x8ffa\niret", 5, 0x9000),
+    "PUSH": ("mov esp, 0x9800\npush eax", 7, 0x97FC),
+}
+
+
+@pytest.mark.parametrize("name", SUPERVISOR_STACK)
+def test_ring_3_has_its_own_rights_on_its_stack(name: str) -> None:
+    code, error, address = SUPERVISOR_STACK[name]
+    cpu, _ = make()
+    start(cpu, PROTECTED + PAGING + """
+        gate    14, fault, 0x8e
+        mov     dword [0x11000 + 4 * 9], 0x9003
+        mov     eax, cr3
+        mov     cr3, eax
+""" + TO_USER % 2 + code + """
+fault:  mov     eax, cr2
+        mov     [0x6000], eax
+        pop     dword [0x6004]
+        hlt
+""")
+    cpu.run(BUDGET)
+    assert (result(cpu), result(cpu, 1)) == (address, error)
+
+
+def test_ring_3_may_call_and_return_on_its_own_stack() -> None:
+    """Through code segments, and through a call gate although its stack is read-only."""
+    cpu, _ = make()
+    gate = PROTECTED.replace("dq      0\ngdt_end", "dq 0x0000ec0000080000\ngdt_end")
+    start(cpu, gate + PAGING + """
+        gate    13, done, 0x8e
+        mov     ebx, gdt + 0x40
+        mov     word [ebx], gated
+        mov     dword [0x11000 + 4 * 9], 0x9005
+        mov     eax, cr3
+        mov     cr3, eax
+""" + TO_USER % 2 + """
+        call    0x23:called
+        mov     esp, 0x9800
+        call    0x40:0
+        mov     esp, 0x6800
+        pushfd
+        push    dword 0x23
+        push    dword back
+        iret
+back:   inc     dword [0x6000]
+        cli
+called: inc     dword [0x6000]
+        retf
+gated:  inc     dword [0x6000]
+        retf
+done:   hlt
+""")
+    cpu.run(BUDGET)
+    assert result(cpu) == 3
