@@ -117,12 +117,12 @@ _HFLAGS, _HFLAGS2 = ENV["hflags"] // 4, ENV["hflags2"] // 4
 _TSC_AUX = ENV["tsc_aux"] // 4
 
 # hflags (QEMU's cache of the mode)
-_HF_CPL, _HF_CS64, _HF_SMM = 3, 1 << 15, 1 << 19
+_HF_CPL, _HF_LMA, _HF_CS64, _HF_SMM = 3, 1 << 14, 1 << 15, 1 << 19
 _HF2_NMI = 1 << 2           # NMIs are blocked until IRET
 # RFLAGS
 _IF = 0x200
 _EFER_LME, _EFER_LMA, _EFER_NXE = 1 << 8, 1 << 10, 1 << 11
-_CPUID_APIC = 1 << 9
+_CPUID_APIC, _CPUID_SYSCALL = 1 << 9, 1 << 11
 _CR0_PE, _CR0_NW, _CR0_CD, _CR0_PG = 1, 1 << 29, 1 << 30, 1 << 31
 _CR4_TSD, _CR4_PAE, _CR4_UMIP = 4, 1 << 5, 1 << 11
 _GP = 13
@@ -490,11 +490,37 @@ class X86Cpu:
             base = self._bus.read_apic_msr(0x1B)
             if base is None or not base & 1 << 11:
                 edx &= ~_CPUID_APIC
+            if (leaf == 0x8000_0001 and self.vendor == "GenuineIntel"
+                    and not self._d[_HFLAGS] & _HF_LMA):
+                edx &= ~_CPUID_SYSCALL          # Intel has SYSCALL in 64-bit mode only
+        elif leaf in (2, 4) and self._shows_level(leaf):
+            eax, ebx, ecx, edx = self._intel_caches(leaf, subleaf, (eax, ebx, ecx, edx))
+        elif leaf == 0xB and self._shows_level(leaf):
+            # one thread (level 0), one core (level 1); EDX: the x2APIC ID
+            return 0, int(subleaf < 2), subleaf & 0xFF | (subleaf + 1 << 8 if subleaf < 2 else 0), 0
+        elif leaf == 0x8000_0006 and edx == 0 and ecx:
+            edx = 0x0040_8140 if self.model.name in ("EPYC", "Dhyana") else 0x0080_8140   # L3
         elif 0x8000_0002 <= leaf <= 0x8000_0004 and "model-id" in self.model.texts:
             at = leaf - 0x8000_0002 << 4
             text = self.model.texts["model-id"].encode()[:47].ljust(48, b"\0")[at:at + 16]
             eax, ebx, ecx, edx = (int.from_bytes(text[i:i + 4], "little") for i in (0, 4, 8, 12))
         return eax, ebx, ecx, edx
+
+    def _shows_level(self, leaf: int) -> bool:
+        return leaf <= self._d[ENV["cpuid_level"] // 4]
+
+    def _intel_caches(self, leaf: int, subleaf: int, found: tuple[int, int, int, int],
+                      ) -> tuple[int, int, int, int]:
+        """Leaves 2 and 4, which AMD does not have, with the L3 that Unicorn leaves out."""
+        if self.vendor == "AuthenticAMD":
+            return 0, 0, 0, 0
+        eax, ebx, ecx, edx = found
+        if self.model.name == "Dhyana":
+            return found
+        if leaf == 2:
+            return eax, ebx, 0x4D, edx          # 4DH: L3, 16 MiB, 16 ways
+        # 16 MiB, 16 ways, lines of 64 bytes, inclusive, complex indexing
+        return (0x163, 0x03C0_003F, 0x3FFF, 6) if subleaf == 3 else found
 
     def _take_model(self, model: CpuModel) -> None:
         """Make the engine show and translate what *model* says."""

@@ -144,3 +144,24 @@ def test_a_long_hyperv_vendor_is_cut() -> None:
     model = resolve("qemu64,hv-crash,hv-vendor-id=abcdefghijklmnop")
     assert model.warnings == ("hv-vendor-id truncated to 12 characters",)
     assert hypervisor_leaf(0x4000_0000, model)[3] == int.from_bytes(b"ijkl", "little")
+
+
+@pytest.mark.parametrize(("model", "leaf", "subleaf", "shown"), [
+    # as QEMU 10.0.2 shows them
+    ("Haswell", 2, 0, (1, 0, 0x4D, 0x2C307D)),
+    ("Haswell", 4, 3, (0x163, 0x03C0003F, 0x3FFF, 6)),
+    ("Haswell", 4, 4, (0, 0, 0, 0)),
+    ("qemu64", 2, 0, (0, 0, 0, 0)),
+    ("qemu64", 4, 0, (0, 0, 0, 0)),
+    ("Haswell", 0xB, 0, (0, 1, 0x100, 0)),
+    ("Haswell", 0xB, 1, (0, 1, 0x201, 0)),
+    ("Haswell", 0xB, 2, (0, 0, 2, 0)),
+    ("Conroe", 0xB, 0, (0, 0, 0, 0)),
+    ("Haswell", 0x80000006, 0, (0, 0x42004200, 0x02008140, 0x00808140)),
+    ("EPYC", 0x80000006, 0, (0, 0x42004200, 0x02006140, 0x00408140)),
+    ("Haswell", 0x80000001, 0, (0x306C4, 0, 0x21, 0x28100000)),     # no SYSCALL outside long mode
+])
+def test_caches_and_topology_are_qemus(model: str, leaf: int, subleaf: int,
+                                       shown: tuple[int, int, int, int]) -> None:
+    cpu, _pins = make(cpu_model=model)
+    assert cpu.cpuid_leaf(leaf, subleaf) == shown
