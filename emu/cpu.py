@@ -59,6 +59,8 @@ class TraceSink(Protocol):
     def interrupt(self, vector: int, error_code: int, is_int: int, next_rip: int,
                   hardware: int) -> None:
         """An exception or interrupt is about to be delivered."""
+    def smm(self, entered: bool) -> None:
+        """An SMI is about to be taken, or RSM has been run."""
 
 
 class Stop(enum.Enum):
@@ -156,6 +158,7 @@ class X86Cpu:
             insert=self._set_breakpoint, watching=self._engine.watch,
             debug_register=lambda number: self._q[_DR + number], set_dr6=self._set_dr6)
         self._resume_at = -1
+        self._smm_sink: TraceSink | None = None
         self._blocks = 0
         self._in_slice = False
         self._kicked = False
@@ -387,6 +390,11 @@ class X86Cpu:
         engine.tell("interrupt", sink.interrupt if sink and interrupts else None)
         engine.trace(sink.executed if sink and (executed or cpu) else None,
                      1 if cpu else TRACE_RECORDS)
+        self._smm_sink = sink if interrupts else None
+
+    def drain_trace(self) -> None:
+        """Hand over what has been run until now, before something else is told."""
+        self._engine.drain_trace()
 
     # -- registers
     def read(self, name: str) -> int:
@@ -645,6 +653,8 @@ class X86Cpu:
             self.breakpoints.debug_registers_changed()
 
     def smm(self, entered: bool) -> None:
+        if self._smm_sink is not None:
+            self._smm_sink.smm(bool(entered))
         self._bus.smm_changed(bool(entered))
 
     def watch_page(self, address: int, length: int) -> int:

@@ -62,6 +62,7 @@ TB: Final = {"pc": 0, "cs_base": 8, "flags": 16, "size": 20, "icount": 22, "cfla
 
 #: TranslatorOps (words), DisasContextBase, DisasContext, DisasJumpType
 OPS_TRANSLATE_INSN: Final = 4
+DB_TB: Final = 0
 DB_PC_NEXT: Final = 16
 DB_IS_JMP: Final = 24
 DC_CC_OP: Final = 116
@@ -106,7 +107,8 @@ NATIVE: Final = {
     "OP_QEMU_ST_I64": OP_QEMU_LD_I32 + 3, "HF_AM_BIT": HF_AM_BIT, "ENV_CR0": ENV["cr"],
     "TB_PC": TB["pc"], "TB_CS_BASE": TB["cs_base"], "TB_FLAGS": TB["flags"],
     "TB_SIZE": TB["size"], "TB_ICOUNT": TB["icount"], "TB_CODE": TB["tc.ptr"],
-    "OPS_TRANSLATE_INSN": OPS_TRANSLATE_INSN, "DB_PC_NEXT": DB_PC_NEXT, "DB_IS_JMP": DB_IS_JMP,
+    "OPS_TRANSLATE_INSN": OPS_TRANSLATE_INSN, "DB_TB": DB_TB, "DB_PC_NEXT": DB_PC_NEXT,
+    "DB_IS_JMP": DB_IS_JMP,
     "DC_CC_OP": DC_CC_OP,
     "DISAS_NEXT": DISAS_NEXT, "DISAS_TOO_MANY": DISAS_TOO_MANY,
     "TLB_MASK": TLB["mask"], "TLB_TABLE": TLB["table"], "TLB_IOTLB": TLB["iotlb"],

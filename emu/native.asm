@@ -676,6 +676,9 @@ translate_insn:
 .ends:
         cmp     dword [rbx + DB_IS_JMP], DISAS_NEXT
         jne     .end
+        mov     rax, [rbx + DB_TB]
+        test    dword [rax + TB_FLAGS], RF      ; RF is for one instruction
+        jnz     .cut
 .op:    mov     r13, [r13]
         test    r13, r13
         jz      .end

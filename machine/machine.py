@@ -31,7 +31,7 @@ from emu.models import ModelError, resolve
 from machine.clock import NS_PER_SECOND, Clock
 from machine.config import MachineConfig
 from machine.events import Event, EventBus
-from machine.log import Log, LogError, parse_filter
+from machine.log import Log, LogError, check_file, parse_filter
 from machine.pc import ConfigError, PcBoard
 from machine.ports import PortBus
 from machine.runstate import (
@@ -144,8 +144,10 @@ class Machine:
                              self._rtc_base_ns(config.rtc_base), self.runstate,
                              self.time_stamp, lambda tsc: tsc - self._tsc_offset)
         try:
-            self.log = Log(self.cpu, path=config.log_file, ranges=(
-                parse_filter(config.log_filter) if config.log_filter else ()))
+            check_file(config.log_file, config.log_items)
+            self.log = Log(self.cpu, path=config.log_file,
+                           ranges=parse_filter(config.log_filter or ""),
+                           counted=self.deterministic)
         except LogError as error:
             raise ConfigError(str(error)) from None
         self.board.before_reset = self.log.reset
@@ -154,6 +156,7 @@ class Machine:
         self._freeze()
         self.cpu.one_insn_per_tb = config.one_insn_per_tb
         self.log.set_items(config.log_items)
+        self.log.power_on()
         self.board.reset()
         if config.start:
             self.runstate.vm_start()
@@ -415,6 +418,7 @@ class Machine:
         elif why in (Stop.BREAKPOINT, Stop.WATCHPOINT):
             self.runstate.vm_stop(RunState.DEBUG)
         elif why is Stop.TRIPLE_FAULT:
+            self.log.triple_fault()
             self.runstate.request_reset(ShutdownCause.GUEST_RESET)
         return True
 

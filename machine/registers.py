@@ -19,9 +19,10 @@ The registers that `$name` in an expression stands for are here as well.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-__all__ = ["CpuTarget", "SegmentTarget", "info_registers", "register_value", "state_text"]
+__all__ = ["CC_OP_EFLAGS", "CpuTarget", "LazyFlags", "SegmentTarget", "info_registers",
+           "register_value", "state_text"]
 
 # hflags
 HF_CPL = 3
@@ -44,9 +45,10 @@ DESC_B = 1 << 22
 DESC_TYPE_SHIFT = 8
 DESC_DPL_SHIFT = 13
 
+FLAG_RF = 1 << 16
 #: EFLAGS' letters as they are shown
 FLAG_LETTERS = (
-    (0x800, "O"), (0x400, "D"), (0x80, "S"), (0x40, "Z"), (0x10, "A"), (0x4, "P"), (0x1, "C"),
+    (0x400, "D"), (0x800, "O"), (0x80, "S"), (0x40, "Z"), (0x10, "A"), (0x4, "P"), (0x1, "C"),
 )
 
 SYSTEM_TYPES_32 = (
@@ -65,6 +67,8 @@ CC_OPS = ("DYNAMIC", "EFLAGS",
           *(f"{name}{size}" for name in ("MUL", "ADD", "ADC", "SUB", "SBB", "LOGIC", "INC", "DEC",
                                          "SHL", "SAR", "BMILG") for size in "BWLQ"),
           "ADCX", "ADOX", "ADCOX", "CLR", "POPCNT")
+
+CC_OP_EFLAGS = 1
 
 GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp")
 SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs")
@@ -122,25 +126,42 @@ def info_registers(cpu: CpuTarget, index: int = 0) -> str:
     return "\n".join(lines) + "\n"
 
 
-def state_text(cpu: CpuTarget, *, cc: bool = False, fpu: bool = False) -> str:
-    """What the log shows: *cc* adds the state of the lazy flags, *fpu* the FPU and XMM."""
-    hflags = cpu.read("hflags")
-    lines = _state(cpu, hflags)
-    if cc:
-        digits = 16 if hflags & HF_CS64 else 8
-        mask = (1 << 4 * digits) - 1
+class LazyFlags(NamedTuple):
+    """How the arithmetic flags are kept: an operation, its source and its result."""
+
+    operation: int
+    source: int
+    result: int
+
+    @classmethod
+    def of(cls, cpu: CpuTarget) -> LazyFlags:
+        """As *cpu* keeps them, with QEMU 10's choice where it is another one."""
         operation, source = cpu.read("cc_op"), cpu.read("cc_src")
-        if CC_OPS[operation] == "CLR":          # QEMU 10 says the same with EFLAGS
-            operation, source = 1, 0x44
-        lines.insert(-1, f"CCS={source & mask:0{digits}x}"
-                         f" CCD={cpu.read('cc_dst') & mask:0{digits}x} CCO={CC_OPS[operation]}")
+        if CC_OPS[operation] == "CLR":
+            operation, source = CC_OP_EFLAGS, 0x44
+        elif operation == 0:                    # as reset leaves it; 0 is EFLAGS there
+            operation = CC_OP_EFLAGS
+        return cls(operation, source, cpu.read("cc_dst"))
+
+
+def state_text(cpu: CpuTarget, *, lazy: LazyFlags | None = None, fpu: bool = False,
+               rf: bool | None = None) -> str:
+    """What the log shows: with *lazy* flags (those of the processor if not given), *fpu* with
+    the FPU and XMM, and EFLAGS.RF as *rf* says."""
+    hflags = cpu.read("hflags")
+    lines = _state(cpu, hflags, rf)
+    operation, source, result = lazy or LazyFlags.of(cpu)
+    digits = 16 if hflags & HF_CS64 else 8
+    mask = (1 << 4 * digits) - 1
+    lines.insert(-1, f"CCS={source & mask:0{digits}x} CCD={result & mask:0{digits}x}"
+                     f" CCO={CC_OPS[operation]}")
     if fpu:
         lines += _floating_point(cpu, hflags)
     return "\n".join(lines) + "\n"
 
 
-def _state(cpu: CpuTarget, hflags: int) -> list[str]:
-    return [*_general(cpu, hflags),
+def _state(cpu: CpuTarget, hflags: int, rf: bool | None = None) -> list[str]:
+    return [*_general(cpu, hflags, rf),
             *(_segment(cpu, name, hflags) for name in (*SEGMENTS, "ldt", "tr")),
             *_system(cpu, hflags)]
 
@@ -162,8 +183,10 @@ def register_value(cpu: CpuTarget, name: str) -> int | None:
     return value.selector
 
 
-def _general(cpu: CpuTarget, hflags: int) -> list[str]:
+def _general(cpu: CpuTarget, hflags: int, rf: bool | None) -> list[str]:
     flags = cpu.read("eflags")
+    if rf is not None:
+        flags = flags | FLAG_RF if rf else flags & ~FLAG_RF
     state = (
         "[" + "".join(letter if flags & bit else "-" for bit, letter in FLAG_LETTERS) + "]"
         f" CPL={hflags & HF_CPL} II={int(bool(hflags & HF_INHIBIT_IRQ))} A20={int(cpu.a20)}"

@@ -30,7 +30,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, overload
 
-from machine.log import LogError, help_text, parse_items
+from machine.log import LogError, parse_items, trace_events
+from machine.log import help_text as log_help
 from machine.registers import info_registers, register_value
 from machine.runstate import MachineError, RunState
 from monitor.expression import BLANKS, ExpressionError, evaluate
@@ -59,7 +60,7 @@ class Argument:
     """One argument of a command, from its declaration."""
 
     name: str
-    kind: Literal["s", "S", "i", "-"]
+    kind: Literal["s", "S", "F", "i", "-"]
     optional: bool = False
     #: of an option: its letter
     letter: str = ""
@@ -82,7 +83,7 @@ class Call:
     @overload
     def text(self, name: str, default: str) -> str: ...
     def text(self, name: str, default: str | None = "") -> str | None:
-        """An argument of kind s or S."""
+        """An argument of kind s, S or F (a file name)."""
         value = self._arguments.get(name, default)
         assert value is None or isinstance(value, str)
         return value
@@ -138,7 +139,7 @@ class Command:
             match kind[0]:
                 case "-":
                     yield Argument(name, "-", True, kind[1])
-                case "s" | "S" | "i" as letter:
+                case "s" | "S" | "F" | "i" as letter:
                     yield Argument(name, letter, kind[1:] == "?")
                 case _:
                     raise ValueError(f"{self.name}: argument kind {kind!r} is not known")
@@ -244,10 +245,11 @@ def _parse_arguments(
                     if at == len(line):
                         raise _Mistake(f"{command.label}: string expected\n")
                     values[argument.name], at = line[at:], len(line)
-                case _:
+                case kind:
                     word = _next_word(line, at)
                     if word is None:
-                        raise _Mistake(f"{command.label}: string expected\n")
+                        what = "filename" if kind == "F" else "string"
+                        raise _Mistake(f"{command.label}: {what} expected\n")
                     values[argument.name], at = word
         if _skip(line, at) < len(line):
             raise _Mistake(f"{command.label}: extraneous characters at the end of line\n")
@@ -421,6 +423,8 @@ def reference(commands: CommandTable | None = None) -> str:
 
 def _help(call: Call) -> str:
     words = _words(call.text("name"))
+    if words == ["log"]:                # QEMU says what can be logged
+        return log_help(with_none=True, option="log")
     return "" if words is None else _help_text(call.session.commands, words)
 
 
@@ -516,9 +520,13 @@ def _log_items(call: Call) -> str:
     text = call.text("items")
     items = frozenset() if text == "none" else parse_items(text)
     if items is None:
-        return help_text(with_none=True, option="log")
-    call.machine.log.set_items(items)
-    return ""
+        return log_help(with_none=True, option="log")
+    try:
+        call.machine.log.set_items(items)
+    except LogError as error:
+        return f"{error}\n"
+    return "".join(f"warning: trace event '{pattern}' does not exist\n"
+                   for pattern in trace_events(text) if pattern != "help")
 
 
 def _logfile(call: Call) -> str:
@@ -641,7 +649,7 @@ COMMANDS = CommandTable(
         ),
         Command(
             "logfile",
-            arguments="filename:s",
+            arguments="filename:F",
             form="filename",
             summary="output logs to 'filename'",
             handler=_logfile,

@@ -106,6 +106,7 @@ class _Draft:
         #: (device, where, id)
         self.devices: list[tuple[DeviceSpec, str, str | None]] = []
         self.icount: dict[str, str] = {}
+        self.log_items: tuple[str, str] | None = None
 
     def warn(self, where: str, text: str) -> None:
         self.options.warnings.append(f"{where}: warning: {text}")
@@ -669,11 +670,22 @@ def _mon(draft: _Draft, text: str, where: str) -> None:
 
 
 def _log_items(draft: _Draft, text: str, where: str) -> None:
-    from machine.log import UNSEEN, help_text, parse_items
+    draft.log_items = text, where           # the last one counts
 
+
+def _finish_log(draft: _Draft) -> None:
+    from machine.log import UNSEEN, help_text, parse_items, trace_events
+
+    if draft.log_items is None:
+        return
+    text, where = draft.log_items
     items = parse_items(text)
-    if text == "help" or items is None:
-        raise _Answer(help_text(), failed=text != "help")
+    if items is None:
+        raise _Answer(help_text(), failed=True)
+    for pattern in trace_events(text):
+        if pattern == "help":
+            raise _Answer("")               # there are none
+        draft.options.warnings.append(f"warning: trace event '{pattern}' does not exist")
     draft.options.machine.log_items = items
     for name in sorted(items & UNSEEN):
         draft.warn(where, f"nothing is logged for '{name}'")
@@ -918,6 +930,7 @@ def _read(draft: _Draft, arguments: list[str]) -> None:
 
 def _complete(draft: _Draft, terminal: bool) -> None:
     """Defaults, and what refers to something else on the command line."""
+    _finish_log(draft)
     if draft.options.kernel is None:
         for name, wanted in (("append", draft.options.append), ("initrd", draft.options.modules)):
             if wanted:

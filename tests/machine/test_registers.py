@@ -173,7 +173,7 @@ def test_the_flags_word() -> None:
     cpu.registers |= {"eflags": 0xCD7, "hflags": 3 | INHIBIT | SMM}
     cpu.halted, cpu.a20 = False, False
     assert line_of(info_registers(cpu), "EIP") == (
-        "EIP=0000063b EFL=00000cd7 [ODSZAPC] CPL=3 II=1 A20=0 SMM=1 HLT=0"
+        "EIP=0000063b EFL=00000cd7 [DOSZAPC] CPL=3 II=1 A20=0 SMM=1 HLT=0"
     )
 
 
