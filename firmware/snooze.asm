@@ -50,6 +50,11 @@ BDA_EBDA        equ     0x0e
 BDA_EQUIPMENT   equ     0x10
 BDA_BASE_KIB    equ     0x13
 BDA_RESUME      equ     0x67                    ; where a reset goes on: IP, CS
+BDA_TICKS       equ     0x6c                    ; of the clock since midnight
+BDA_MIDNIGHTS   equ     0x70
+TICKS_A_DAY     equ     0x1800b0
+TIMER_IRQ       equ     0
+TIMER_VECTOR    equ     0x08                    ; PIC_SETUP
 FW_STACK        equ     EBDA_KIB * 1024         ; in the EBDA's segment
 OS_SEGMENT      equ     0x0800
 
@@ -175,7 +180,10 @@ boot:
         call    pci_assign
         FW_CFG32 KERNEL_SIZE                    ; -kernel: nothing of ours appears
         test    eax, eax
-        jnz     multiboot
+        jz      .ours
+        outb    PIC1 + 1, ~(1 << TIMER_IRQ) & 0xff      ; the clock ticks, as a PC's does
+        jmp     multiboot
+.ours:
 
         mov     si, s_post
         call    fw_puts
@@ -456,7 +464,24 @@ vectors_init:
 .services:
         mov     word [es:0x12 * 4], int_12
         mov     word [es:0x15 * 4], int_15
+        mov     word [es:TIMER_VECTOR * 4], irq_0
         ret
+
+; IRQ 0, INT 08h: count the ticks since midnight, 18.2 a second.
+irq_0:  push    ax
+        push    ds
+        mov     ax, BDA_SEGMENT
+        mov     ds, ax
+        inc     dword [BDA_TICKS]
+        cmp     dword [BDA_TICKS], TICKS_A_DAY
+        jb      .same_day
+        mov     dword [BDA_TICKS], 0
+        inc     byte [BDA_MIDNIGHTS]
+.same_day:
+        outb    PIC1, PIC_EOI
+        pop     ds
+        pop     ax
+        iret
 
 ; INT 12h: AX := base memory in KiB.
 int_12: mov     ax, BASE_KIB

@@ -427,6 +427,18 @@ def test_board_without_piix4_is_told_apart() -> None:
         qemu.text("no PIIX4 at 00:01.3: this firmware wants an i440FX PC (-M pc)\r\n")
 
 
+def ends_with(program: str, kernel: bytes, folder: Path) -> int:
+    """The exit status of *program*, snooze or QEMU, when our firmware boots *kernel*."""
+    file = folder / "kernel"
+    file.write_bytes(kernel)
+    command = [sys.executable, "-m", "monitor"] if program == "snooze" else [program]
+    return subprocess.run(
+        [*command, "-nodefaults", "-no-user-config", "-display", "none", "-bios",
+         str(firmware.IMAGE), "-device", "isa-debug-exit,iobase=0xf4,iosize=0x4", "-m", "16",
+         "-kernel", str(file)],
+        stdin=subprocess.DEVNULL, timeout=TIMEOUT, check=False).returncode
+
+
 #: A Multiboot kernel that orders by the shutdown byte how to go on, and resets the processor alone.
 INIT_KERNEL = """
         dd      0x1badb002, 0x10000, -(0x1badb002 + 0x10000)
@@ -466,14 +478,52 @@ stub_end:
 @pytest.mark.parametrize("program", [pytest.param(QEMU, marks=needs_qemu), "snooze"])
 def test_after_an_init_the_shutdown_byte_says_where_to_go_on(
         program: str, code: int, exit_code: int, tmp_path: Path) -> None:
-    kernel = tmp_path / "kernel"
-    kernel.write_bytes(asm(INIT_KERNEL.format(code=code), bits=32, org=0x100000))
-    command = [sys.executable, "-m", "monitor"] if program == "snooze" else [program]
-    done = subprocess.run(
-        [*command, "-nodefaults", "-no-user-config", "-display", "none", "-bios",
-         str(firmware.IMAGE), "-device", "isa-debug-exit,iobase=0xf4,iosize=0x4", "-m", "16",
-         "-kernel", str(kernel)], stdin=subprocess.DEVNULL, timeout=TIMEOUT, check=False)
-    assert done.returncode == exit_code << 1 | 1
+    kernel = asm(INIT_KERNEL.format(code=code), bits=32, org=0x100000)
+    assert ends_with(program, kernel, tmp_path) == exit_code << 1 | 1
+
+
+#: A Multiboot kernel that goes back to real mode and waits for the clock's third tick.
+TICK_KERNEL = """
+        dd      0x1badb002, 0x10000, -(0x1badb002 + 0x10000)
+        dd      0x100000, 0x100000, 0, 0, entry
+entry:  mov     esi, low
+        mov     edi, 0x1000
+        mov     ecx, low_end - low
+        rep     movsb
+        lgdt    [gdtr]
+        lidt    [idtr]
+        jmp     8:0x1000
+gdtr:   dw      gdt_end - gdt - 1
+        dd      gdt
+idtr:   dw      0x3ff
+        dd      0
+gdt:    dq      0, 0x00009b000000ffff, 0x000093000000ffff
+gdt_end:
+        bits    16
+low:    mov     ax, 0x10
+        mov     ds, ax
+        mov     ss, ax
+        mov     eax, cr0
+        and     al, 0xfe
+        mov     cr0, eax
+        jmp     0:0x1000 + real - low
+real:   xor     ax, ax
+        mov     ds, ax
+        mov     ss, ax
+        mov     sp, 0x7000
+.wait:  sti
+        hlt
+        mov     eax, [0x46c]
+        cmp     al, 3
+        jb      .wait
+        out     0xf4, al
+low_end:
+"""
+
+
+@pytest.mark.parametrize("program", [pytest.param(QEMU, marks=needs_qemu), "snooze"])
+def test_the_clock_ticks_for_a_kernel_in_real_mode(program: str, tmp_path: Path) -> None:
+    assert ends_with(program, asm(TICK_KERNEL, bits=32, org=0x100000), tmp_path) == 3 << 1 | 1
 
 
 # --- the ACPI tables in guest RAM -----------------------------------------------------------
