@@ -34,6 +34,9 @@ HV_CRASH_P0, HV_CRASH_CTL = 0x4000_0100, 0x4000_0105
 #: CTL: write it to tell of a crash; read it to see that one can (TLFS, HV_CRASH_CTL_REG_CONTENTS)
 HV_CRASH_NOTIFY = 1 << 63
 
+#: the TSC counts at the frequency of P-state 0, so all the time at the same
+HWCR_TSC_FREQ_SEL = 1 << 24
+
 EFER_SCE, EFER_LME, EFER_LMA, EFER_NXE, EFER_FFXSR = 1, 1 << 8, 1 << 10, 1 << 11, 1 << 14
 CR0_PG = 1 << 31
 
@@ -100,6 +103,13 @@ def _all_or_nothing(value: int) -> bool:
     return value in (0, U64)
 
 
+def _bank_control(value: int) -> bool:
+    """IA32_MCi_CTL: all or nothing, but for two bits that systems clear to work around faults
+    of older processors: 10 (an AMD K8's GART TLB errors, in bank 4) and 0.
+    """
+    return value == 0 or value | 1 << 10 | 1 == U64
+
+
 def _bits(mask: int) -> Callable[[int], bool]:
     return lambda value: value & ~mask == 0
 
@@ -134,7 +144,7 @@ _STORED = (
     *(Stored(0x200 + 2 * i, f"IA32_MTRR_PHYSBASE{i}", "mtrr", 0, _mtrr_base) for i in range(8)),
     *(Stored(0x201 + 2 * i, f"IA32_MTRR_PHYSMASK{i}", "mtrr", 0, _mtrr_mask) for i in range(8)),
     *(Stored(n, f"IA32_MTRR_FIX_{n:x}", "mtrr", 0, _memory_types) for n in _FIXED_MTRRS),
-    *(Stored(MC0_CTL + 4 * i, f"IA32_MC{i}_CTL", "mca", U64, _all_or_nothing)
+    *(Stored(MC0_CTL + 4 * i, f"IA32_MC{i}_CTL", "mca", U64, _bank_control)
       for i in range(MC_BANKS)),
     # software may only clear the status; what goes with it is as free as QEMU leaves it
     # (SDM volume 3B, 17.3.2: a processor may also raise #GP for 1s there)
@@ -144,7 +154,7 @@ _STORED = (
       for i in range(MC_BANKS) for j, name in enumerate(("ADDR", "MISC"), 2)),
     # what a stock Linux reads on an AMD processor of family 15 and later
     Stored(0xC001_0010, "SYSCFG", "vendor-amd", 0, _any),
-    Stored(0xC001_0015, "HWCR", "vendor-amd", 0, _any),
+    Stored(0xC001_0015, "HWCR", "vendor-amd", HWCR_TSC_FREQ_SEL, _any),
     Stored(0xC001_001F, "NB_CFG", "vendor-amd", 0, _any),
     Stored(0xC001_0055, "INT_PENDING", "vendor-amd", 0, _any),
     Stored(0xC001_0140, "OSVW_ID_LENGTH", "vendor-amd", 0, _never),

@@ -5,7 +5,7 @@ import pytest
 from emu.msr import U64, MsrFile
 
 MC_CTL, MC_STATUS, MC_ADDR, MC_MISC = range(0x400, 0x404)
-MCG_CAP, PRED_CMD = 0x179, 0x49
+MCG_CAP, PRED_CMD, HWCR = 0x179, 0x49, 0xC001_0015
 NOT_CANONICAL = 0xAAAA_AAAA_AAAA_AAAA
 
 
@@ -69,6 +69,20 @@ def test_a_banks_status_can_only_be_cleared_and_its_control_is_all_or_nothing() 
         assert not file.write(MC_CTL + 4 * bank, NOT_CANONICAL)
         assert file.read(MC_CTL + 4 * bank) == 0
         assert file.write(MC_CTL + 4 * bank, U64)
+
+
+@pytest.mark.parametrize("cleared", [1 << 10, 1, 1 << 10 | 1])
+def test_a_banks_control_lets_go_of_the_bits_that_systems_clear(cleared: int) -> None:
+    file = msrs("mca")      # Linux on an AMD processor of family 15: WRMSR 0x410 without bit 10
+    assert file.write(MC_CTL + 4 * 4, U64 & ~cleared)
+    assert file.read(MC_CTL + 4 * 4) == U64 & ~cleared
+    assert not file.write(MC_CTL + 4 * 4, U64 & ~(1 << 11))
+
+
+def test_an_amd_processors_time_stamp_counts_at_one_frequency() -> None:
+    value = msrs("vendor-amd").read(HWCR)
+    assert value is not None and value & 1 << 24        # TscFreqSel, or Linux blames the firmware
+    assert msrs("vendor-intel").read(HWCR) is None
 
 
 def test_there_is_nothing_past_the_last_bank_and_none_without_the_feature() -> None:
