@@ -32,6 +32,11 @@ class Bus(Protocol):
         """The interrupt controller's vector, or -1 when it has nothing after all."""
     def time_stamp(self) -> int:
         """The TSC, in cycles."""
+    def time_stamp_source(self) -> tuple[int, int] | None:
+        """Asked before a slice: (base, cycles per block) when all through it `time_stamp` will be
+        base plus the slice's blocks times that, or (base, 0) for base plus the host's monotonic
+        clock in ns.  None: neither.  Whoever ends that earlier calls `X86Cpu.ask_time_stamp`.
+        """
     def read_cr8(self) -> int:
         """The task priority, 0 to 15."""
     def write_cr8(self, value: int) -> None: ...
@@ -189,6 +194,11 @@ class X86Cpu:
             engine.flush_code()
         engine.counter.value = 0
         self._kicked = False
+        source = self._bus.time_stamp_source()
+        if source is None:
+            engine.ask_time_stamp()
+        else:
+            engine.follow_time_stamp(*source)
         self._in_slice = True
         try:
             counted = engine.run(budget)
@@ -239,6 +249,10 @@ class X86Cpu:
         """End the present slice soon, from any thread.  May be lost while one is entered."""
         self._kicked = True
         self._engine.kick()
+
+    def ask_time_stamp(self) -> None:
+        """The TSC no longer follows what `time_stamp_source` said: ask until the slice ends."""
+        self._engine.ask_time_stamp()
 
     def limit(self, blocks: int) -> None:
         """From inside a slice: end it after at most *blocks* more."""

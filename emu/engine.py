@@ -52,6 +52,8 @@ _HOOK_INTR, _HOOK_INSN, _HOOK_CODE, _HOOK_BLOCK = 1, 2, 4, 8
 _HOOK_MEM_WRITE_PROT = 256
 _HOOK_INSN_INVALID = 1 << 14
 _INS = {"in": 218, "out": 500, "cpuid": 113, "rdtsc": 608, "rdtscp": 609}
+_GUARDS = {"in": "guard_in", "out": "guard_out", "cpuid": "guard_insn", "rdtsc": "guard_rdtsc",
+           "rdtscp": "guard_rdtscp"}
 _CTL_WRITE = 1 << 30
 _CTL_USE_EXITS, _CTL_EXITS, _CTL_CPU_MODEL, _CTL_TB_FLUSH, _CTL_TCG_BUFFER_SIZE = 4, 6, 7, 10, 13
 _PROT_READ, _PROT_ALL, _PROT_READ_EXEC = 1, 7, 5
@@ -67,6 +69,8 @@ CODE_BUFFER_SIZE = 128 << 20
 INTERRUPT_HARD, INTERRUPT_SMI, INTERRUPT_NMI = 0x002, 0x040, 0x200
 
 _BP_GDB = 0x10
+#: Context.tsc
+_TSC_ASK, _TSC_COUNTER, _TSC_HOST = 0, 1, 2
 
 # hflags
 _HF_INHIBIT_IRQ, _HF_CS32, _HF_TF, _HF_CS64 = 1 << 3, 1 << 4, 1 << 8, 1 << 15
@@ -441,7 +445,7 @@ class Engine:
             target = prototype(function)
             data = (_U64 * 2)(C.cast(target, _P).value or 0, at)
             self._keep += [target, data]
-            guard = {_IN: "guard_in", _OUT: "guard_out", _INT_INSN: "guard_insn"}[prototype]
+            guard = _GUARDS[name]
             self._add_hook(_HOOK_INSN, native.entry[guard], C.addressof(data), insn=_INS[name])
         self._add_hook(_HOOK_INTR, native.entry["deliver"], at)
         self._add_hook(_HOOK_INSN_INVALID, native.entry["deliver_invalid"], at)
@@ -660,6 +664,18 @@ class Engine:
     @io_weight.setter
     def io_weight(self, blocks: int) -> None:
         self.context.io_weight = blocks
+
+    def follow_time_stamp(self, base: int, per_block: int) -> None:
+        """Let RDTSC give *base* plus *per_block* cycles for each block of the counter, or (0)
+        plus the host's monotonic clock in ns, without asking the handler.
+        """
+        self.context.tsc_base = base & 0xFFFF_FFFF_FFFF_FFFF
+        self.context.tsc_scale = per_block
+        self.context.tsc = _TSC_COUNTER if per_block else _TSC_HOST
+
+    def ask_time_stamp(self) -> None:
+        """Let RDTSC ask the handler, as at first."""
+        self.context.tsc = _TSC_ASK
 
     def look(self) -> None:
         """From inside a slice: have interrupt_request looked at before the next block."""

@@ -86,6 +86,7 @@ NATIVE: Final = {
     "ENV_SYSENTER_CS": ENV["sysenter_cs"], "ENV_SYSENTER_ESP": ENV["sysenter_esp"],
     "ENV_SYSENTER_EIP": ENV["sysenter_eip"], "ENV_CS": ENV["segs"] + SEGMENT_SIZE,
     "ENV_SS": ENV["segs"] + 2 * SEGMENT_SIZE, "ENV_CS_BASE": ENV["segs"] + SEGMENT_SIZE + 8,
+    "ENV_RAX": ENV["regs"], "ENV_TSC_AUX": ENV["tsc_aux"],
     "ENV_RDX": ENV["regs"] + 16, "ENV_GDT": ENV["gdt"], "ENV_IDT": ENV["idt"],
     "ENV_LDT": ENV["ldt"],
     "ENV_FS_BASE": ENV["segs"] + 4 * SEGMENT_SIZE + 8,

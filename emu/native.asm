@@ -55,7 +55,14 @@ struc context
 .watch:         resq 1              ; (address, length, flags) -> 0 no, 1 stop after it
 .debug:         resq 1              ; () -> 1: #DB in the guest, 0: end the slice
 .wild_base:     resq 1              ; (selector) -> its TSS or LDT has no canonical base
+; the time stamp counter
+.tsc:           resq 1              ; TSC_ASK Python, or what it follows
+.tsc_base:      resq 1              ; what is added to that
+.tsc_scale:     resq 1              ; TSC_COUNTER: cycles for each count
 endstruc
+TSC_ASK         equ 0
+TSC_COUNTER     equ 1
+TSC_HOST        equ 2               ; the host's monotonic clock, in ns
 
 ; --- globals
 struc globals
@@ -116,6 +123,7 @@ struc globals
 .lookup:        resq 1
 .load_word:     resq 1
 .hlt:           resq 1
+.clock_gettime: resq 1
 ; instructions that end their block
 .ends:          resq ENDING
 ; TranslatorOps with our translate_insn, and the original's
@@ -208,7 +216,7 @@ FLAGS_IN_TB     equ 0x73100         ; TF, IOPL, RF, VM, AC: part of a block's fl
         dw      deliver, deliver_invalid, guard_in, guard_out, guard_insn, exec_interrupt
         dw      count, trace, gen_code, set_page, protect_code, watch_page, watch, debug
         dw      rdmsr, wrmsr, read_cr, write_cr, rsm, set_dr, translator, load_byte, unaligned
-        dw      mmio_read, mmio_write
+        dw      mmio_read, mmio_write, guard_rdtsc, guard_rdtscp
 
 ; UC_HOOK_INTR (uc, vector, context): deliver an exception or INT n; may longjmp.
 ; Unicorn has moved RIP behind a software interrupt by now.  It is put back, so that a fault
@@ -411,6 +419,48 @@ mmio_write:                         ; (uc, offset, size, value, user_data)
         mov     rdi, [r11 + context.cpu]
         jmp     G(noexc)
 
+; RDTSC and RDTSCP, which an operating system reads at each system call: Python is asked only when
+; nobody said what the counter follows.
+guard_rdtscp:
+        push    rsi
+        call    guard_rdtsc
+        pop     rsi
+        mov     r11, [rsi + 8]
+        mov     rcx, [r11 + context.env]
+        mov     edx, [rcx + ENV_TSC_AUX]
+        mov     [rcx + ENV_RCX], rdx
+        ret
+CLOCK_MONOTONIC equ 1
+align 16
+guard_rdtsc:
+        mov     r11, [rsi + 8]
+        cmp     dword [r11 + context.tsc], TSC_COUNTER
+        jb      guard_insn
+        push    rbx
+        mov     rbx, r11
+        jne     .host
+        mov     rax, [rbx + context.cpu]
+        mov     rax, [rax + CPU_COUNTER]
+        imul    rax, [rbx + context.tsc_scale]
+        jmp     .add
+.host:  sub     rsp, 16
+        mov     edi, CLOCK_MONOTONIC
+        mov     rsi, rsp
+        call    G(clock_gettime)
+        imul    rax, [rsp], 1000000000
+        add     rax, [rsp + 8]
+        add     rsp, 16
+.add:   add     rax, [rbx + context.tsc_base]
+        mov     rcx, [rbx + context.env]
+        mov     edx, eax
+        mov     [rcx + ENV_RAX], rdx
+        shr     rax, 32
+        mov     [rcx + ENV_RDX], rax
+        mov     eax, 1
+        pop     rbx
+        ret
+
+align 16
 guard_insn:                         ; (uc, user_data) -> skip Unicorn's own
         push    rbx
         mov     rbx, [rsi + 8]

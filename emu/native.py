@@ -24,7 +24,7 @@ ENTRIES: Final = (
     "deliver", "deliver_invalid", "guard_in", "guard_out", "guard_insn", "exec_interrupt",
     "count", "trace", "gen_code", "set_page", "protect_code", "watch_page", "watch", "debug",
     "rdmsr", "wrmsr", "read_cr", "write_cr", "rsm", "set_dr", "translator", "load_byte",
-    "unaligned", "mmio_read", "mmio_write")
+    "unaligned", "mmio_read", "mmio_write", "guard_rdtsc", "guard_rdtscp")
 
 #: the globals' words after the list of contexts: symbols of libunicorn
 IMPORTS: Final = (
@@ -50,6 +50,7 @@ IMPORTS: Final = (
     "helper_lret_protected_x86_64", "helper_ljmp_protected_x86_64",
     "helper_lcall_protected_x86_64", "helper_lookup_tb_ptr_x86_64", "cpu_lduw_data_x86_64",
     "helper_hlt_x86_64",
+    "clock_gettime",             # of the C library
     # ENDING in native.asm: instructions that end their block
     "helper_inb_x86_64", "helper_inw_x86_64", "helper_inl_x86_64",
     "helper_outb_x86_64", "helper_outw_x86_64", "helper_outl_x86_64",
@@ -95,7 +96,8 @@ class Context(C.Structure):
                 ("instead", _U64),
                 ("io_weight", _U64),
                 ("large", _U64), ("bases", _U64 * 6),
-                *((name, _U64) for name in CALLBACKS)]
+                *((name, _U64) for name in CALLBACKS),
+                ("tsc", _U64), ("tsc_base", _U64), ("tsc_scale", _U64)]
 
 
 class Native:

@@ -79,6 +79,11 @@ class Clock:
         return self._source() + self._offset
 
     @property
+    def offset_ns(self) -> int:
+        """What is added to the source while the clock is not frozen."""
+        return self._offset
+
+    @property
     def frozen(self) -> bool:
         return self._frozen_at is not None
 

@@ -542,9 +542,18 @@ class Machine:
         """The TSC: 1 GHz."""
         return self.clock.now_ns() + self._tsc_offset & 0xFFFF_FFFF_FFFF_FFFF
 
+    def time_stamp_source(self) -> tuple[int, int] | None:
+        """What the TSC follows in the slice that begins."""
+        if self.clock.frozen:
+            return None
+        if self.deterministic:
+            return self.time_stamp(), self._block_ns
+        return self.clock.offset_ns + self._tsc_offset, 0
+
     def set_time_stamp(self, value: int) -> None:
         """WRMSR to the TSC."""
         self._tsc_offset = value - self.clock.now_ns()
+        self.cpu.ask_time_stamp()
         self.board.local_apic.tsc_changed()
 
     def reference_ns(self) -> int:
@@ -583,6 +592,7 @@ class Machine:
     # -- what the run-state manager does to us
     def _freeze(self) -> None:
         self.clock.freeze()
+        self.cpu.ask_time_stamp()
         if self.deterministic:
             self.rtc_clock.freeze()
 

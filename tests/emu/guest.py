@@ -24,6 +24,7 @@ class Pins:
         self.reads: dict[int, int] = {}
         self.vectors: list[int] = []
         self.tsc = 0
+        self.tsc_source: tuple[int, int] | None = None
         self.cr8 = 0
         self.smm: list[bool] = []
         self.apic_msrs = {0x1B: 0xFEE00900}
@@ -46,6 +47,9 @@ class Pins:
 
     def time_stamp(self) -> int:
         return self.tsc
+
+    def time_stamp_source(self) -> tuple[int, int] | None:
+        return self.tsc_source
 
     def read_cr8(self) -> int:
         return self.cr8

@@ -639,6 +639,43 @@ def test_the_time_stamp_counter_is_the_boards() -> None:
     assert [result(cpu, i) for i in range(3)] == [0x55667788, 0x11223344, 0x55667788]
 
 
+def test_the_time_stamp_counter_follows_the_counted_blocks_when_the_board_says_so() -> None:
+    cpu, pins = make()
+    pins.tsc, pins.tsc_source = 1, (0xFFFF_FFFF_FFFF_FF00, 0x1000)
+    start(cpu, """
+        rdtsc                           ; in the first block: it has been counted
+        mov     [0x6000], eax
+        mov     [0x6004], edx
+        jmp     second
+second: mov     ecx, 0xc0000103
+        rdtscp
+        mov     [0x6008], eax
+        mov     [0x600c], edx
+        mov     [0x6010], ecx
+        out     0x80, al
+        rdtsc
+        mov     [0x6014], eax
+        hlt
+""")
+    pins.on_write = lambda *_access: cpu.ask_time_stamp()
+    assert cpu.run(BUDGET) is Stop.HALT
+    first = 0xFFFF_FFFF_FFFF_FF00 + 0x1000 & 0xFFFF_FFFF_FFFF_FFFF
+    assert result(cpu, 0) | result(cpu, 1) << 32 == first
+    # a block ends behind RDTSC, so the jump's is the second and RDTSCP's the third
+    assert result(cpu, 2) | result(cpu, 3) << 32 == first + 2 * 0x1000
+    assert result(cpu, 4) == 0
+    assert result(cpu, 5) == 1                      # it was told to ask again
+
+
+def test_the_time_stamp_counter_follows_the_hosts_clock_when_the_board_says_so() -> None:
+    cpu, pins = make()
+    pins.tsc_source = (5 << 40, 0)
+    start(cpu, "rdtsc\nmov [0x6000], eax\nmov [0x6004], edx\nhlt")
+    before = time.monotonic_ns()
+    assert cpu.run(BUDGET) is Stop.HALT
+    assert before <= (result(cpu, 0) | result(cpu, 1) << 32) - (5 << 40) <= time.monotonic_ns()
+
+
 def test_rdtscp_gives_the_processors_number_as_the_guest_set_it() -> None:
     cpu, _ = make()
     start(cpu, """

@@ -485,3 +485,54 @@ def test_serial_input_that_does_not_fit_is_refused_and_not_lost(make: MakeMachin
     machine.stop()
     room = machine.serial_room(0)
     assert machine.serial_receive(0, b"?" * (room + 10)) == room
+
+
+@pytest.mark.parametrize("icount_shift", [2, None])
+def test_the_time_stamp_never_runs_backwards_however_it_is_read(
+        make: MakeMachine, icount_shift: int | None) -> None:
+    """RDTSC is answered natively, RDMSR by Python; a stop and a write of the TSC lie between."""
+    machine = make(icount_shift=icount_shift, bios=rom("""
+        xor     esi, esi                ; the last time stamp, in EDI:ESI
+        xor     edi, edi
+        xor     ebp, ebp                ; how many were read
+again:  rdtsc
+        call    compare
+        mov     ecx, 0x10
+        rdmsr
+        call    compare
+        cmp     ebp, 400000
+        jb      again
+        mov     dword [0x500], 1
+        mov     ecx, 0x10
+        xor     eax, eax
+        mov     edx, 0x1000
+        wrmsr
+        rdtsc
+        mov     [0x504], edx
+        rdmsr
+        mov     [0x508], edx
+        hlt
+compare:
+        cmp     edx, edi
+        ja      .well
+        jb      .bad
+        cmp     eax, esi
+        jb      .bad
+.well:  mov     edi, edx
+        mov     esi, eax
+        inc     ebp
+        ret
+.bad:   mov     dword [0x500], 2
+        hlt
+"""))
+    stopped = 0
+    while not word(machine, 0x500) and machine.run_for(2_000_000):
+        machine.stop()
+        frozen = machine.time_stamp()
+        time.sleep(0.001)
+        assert machine.time_stamp() == frozen
+        machine.cont()
+        stopped += 1
+    machine.run_for(1_000_000)
+    assert stopped
+    assert [word(machine, at) for at in (0x500, 0x504, 0x508)] == [1, 0x1000, 0x1000]
