@@ -72,10 +72,10 @@ SLICE_NS = 1_000_000
 SHORTEST_SLICE = 1000
 #: deterministic mode: the longest slice, in blocks, when no timer is armed
 LONGEST_SLICE = 1 << 20
-#: an access to a port or to MMIO takes about a microsecond, on an ISA bus as here:
-#: deterministic mode counts it for so much time (or polling a timer would take hours),
-#: wall-clock mode for so many blocks
-IO_NS = 1000
+#: an access to a port or to MMIO takes about half a microsecond here: deterministic mode counts
+#: it for so much time (or polling a timer would take hours, and a guest that polls would see
+#: time run away from its user's), wall-clock mode for so many blocks
+IO_NS = 500
 IO_WEIGHT = 100
 #: how long a key is held down, in ms
 DEFAULT_HOLD_MS = 100
