@@ -121,7 +121,6 @@ _CS_FLAGS = ENV["segs"] // 4 + 11
 _DESC_L = 1 << 21
 _CS_BASE, _DR = ENV["segs"] // 8 + 4, ENV["dr"] // 8
 _HFLAGS, _HFLAGS2 = ENV["hflags"] // 4, ENV["hflags2"] // 4
-_TSC_AUX = ENV["tsc_aux"] // 4
 
 # hflags (QEMU's cache of the mode)
 _HF_CPL, _HF_LMA, _HF_CS64, _HF_SMM = 3, 1 << 14, 1 << 15, 1 << 19
@@ -314,7 +313,8 @@ class X86Cpu:
             self.msrs.init_reset()
         else:
             self.msrs.reset()
-        self._set_request(INTERRUPT_HARD, self._line)
+        if self._line:
+            self._request(INTERRUPT_HARD)
         self.breakpoints.debug_registers_changed()
         self._resume_at = -1
         if not self._a20:
@@ -337,30 +337,24 @@ class X86Cpu:
         if level is self._line:
             return
         self._line = level
-        engine = self._engine
         if level:
-            engine.request[0] |= INTERRUPT_HARD
-            if self._in_slice:
-                engine.look()
+            self._request(INTERRUPT_HARD)
         else:
-            engine.request[0] &= ~INTERRUPT_HARD
+            self._engine.request[0] &= ~INTERRUPT_HARD
 
     def raise_nmi(self) -> None:
         """An edge on the NMI pin: remembered until it can be taken."""
-        self._set_request(INTERRUPT_NMI, True)
+        self._request(INTERRUPT_NMI)
 
     def raise_smi(self) -> None:
         """An edge on the SMI# pin: remembered until it can be taken."""
-        self._set_request(INTERRUPT_SMI, True)
+        self._request(INTERRUPT_SMI)
 
-    def _set_request(self, kind: int, level: bool) -> None:
+    def _request(self, kind: int) -> None:
         engine = self._engine
-        if level:
-            engine.request[0] |= kind
-            if self._in_slice:
-                engine.look()
-        else:
-            engine.request[0] &= ~kind
+        engine.request[0] |= kind
+        if self._in_slice:
+            engine.look()
 
     @property
     def wakeable(self) -> bool:
@@ -590,10 +584,6 @@ class X86Cpu:
         value = self._bus.time_stamp()
         q[_RAX] = value & 0xFFFF_FFFF
         q[_RDX] = value >> 32 & 0xFFFF_FFFF
-
-    def rdtscp(self) -> None:
-        self.rdtsc()
-        self._q[_RCX] = self._d[_TSC_AUX]
 
     def rdmsr(self) -> None:
         q = self._q

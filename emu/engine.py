@@ -225,8 +225,8 @@ class Handler(Protocol):
     def acknowledge(self) -> int:
         """The vector of the interrupt to take now, or -1 for none after all."""
     def cpuid(self) -> None: ...
-    def rdtsc(self) -> None: ...
-    def rdtscp(self) -> None: ...
+    def rdtsc(self) -> None:
+        """RDTSC and RDTSCP, whose RCX is set without asking."""
     def rdmsr(self) -> None: ...
     def wrmsr(self) -> None: ...
     def read_cr8(self) -> int: ...
@@ -545,7 +545,7 @@ class Engine:
         return [("in", _IN, on_in), ("out", _OUT, on_out),
                 ("cpuid", _INT_INSN, plain(handler.cpuid)),
                 ("rdtsc", _INT_INSN, plain(handler.rdtsc)),
-                ("rdtscp", _INT_INSN, plain(handler.rdtscp))]
+                ("rdtscp", _INT_INSN, plain(handler.rdtsc))]
 
     def _fail(self, error: BaseException) -> None:
         """Keep an exception of a callback and end the slice; `run` raises it."""

@@ -1,6 +1,6 @@
 """How long a MOV to memory is: what there is to skip when it is done but has not ended.
 
-References: Intel SDM volume 2, chapter 2 (instruction format), and MOV and STOS.
+References: Intel SDM volume 2, chapter 2 (instruction format), and MOV.
 """
 
 from __future__ import annotations

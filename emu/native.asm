@@ -264,14 +264,8 @@ deliver:
         jmp     G(do_interrupt)
 .legacy:
         push    rbx
-        push    r12
-        sub     rsp, 8
         mov     rbx, rdx
-        mov     r12d, [rax + ENV_TR]
-        call    G(do_interrupt)
-        call    switched
-        add     rsp, 8
-        pop     r12
+        call    do_interrupt
         pop     rbx
         ret
 .told:  push    rdx
@@ -287,6 +281,17 @@ deliver:
 
 not_faults:                         ; #DB, #BP, #OF, #DF, #MC
         dd      1 << 1 | 1 << 3 | 1 << 4 | 1 << 8 | 1 << 18
+
+; rbx: context.  Deliver an exception, which may switch tasks.
+do_interrupt:
+        push    r12
+        mov     rdi, [rbx + context.cpu]
+        mov     rax, [rbx + context.env]
+        mov     r12d, [rax + ENV_TR]
+        call    G(do_interrupt)
+        call    switched
+        pop     r12
+        ret
 
 ; rbx: context, r12d: TR before an exception or interrupt was delivered.  Through a task gate
 ; to a task with T set in its TSS, a #DB follows (see `switch`).
@@ -364,11 +369,7 @@ deliver_invalid:
         mov     rcx, [rax + ENV_EIP]
         xor     r8d, r8d
         call    [rbx + context.interrupt]
-.do:    mov     rdi, [rbx + context.cpu]
-        mov     rax, [rbx + context.env]
-        mov     r12d, [rax + ENV_TR]
-        call    G(do_interrupt)
-        call    switched
+.do:    call    do_interrupt
         add     rsp, 8
         pop     r12
         pop     rbx
@@ -942,15 +943,13 @@ invlpg:
 %endmacro
 align 16
 judged_iret:
-        RING_3  .theirs
+        RING_3  iret
         mov     edx, 3
         test    dword [rdi + ENV_HFLAGS], HF_CS64
         jz      .words
         mov     edx, 5                  ; SS:RSP too
 .words: call    probe_pops
         JUDGED  iret
-.theirs:
-        jmp     iret
 align 16
 iret_real:
         RING_3  .theirs
@@ -961,15 +960,13 @@ iret_real:
         jmp     G(iret_real)
 align 16
 judged_lret:
-        RING_3  .theirs
+        RING_3  lret
         mov     edx, 2
         call    probe_pops
         JUDGED  lret
-.theirs:
-        jmp     lret
 align 16
 judged_lcall:
-        RING_3  .theirs
+        RING_3  lcall
         lea     rax, [rdi + ENV_GDT]
         test    esi, 4
         jz      .table
@@ -993,8 +990,6 @@ judged_lcall:
         call    probe_pushes
 .judged:
         JUDGED  lcall
-.theirs:
-        jmp     lcall
 align 16
 lcall_real:
         RING_3  .theirs

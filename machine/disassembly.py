@@ -11,10 +11,10 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-__all__ = ["Disassembler", "Instruction"]
+__all__ = ["ADDRESS_SIZE", "Code", "Disassembler", "Instruction", "look"]
 
 _PREFIXES = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3))
-_OPERAND_SIZE = 0x66
+_OPERAND_SIZE, ADDRESS_SIZE = 0x66, 0x67
 _MOD = 0xC0                     # ModRM: both bits set is a register
 _BYTES_A_LINE = 8
 
@@ -62,28 +62,32 @@ class Disassembler:
         return engine
 
 
-class _Code(NamedTuple):
-    """Enough of an instruction to choose a rule: *opcode* is 0x0fxx with two bytes."""
+class Code(NamedTuple):
+    """An instruction's beginning: *opcode* is 0x0fxx with two bytes, REX counts as a prefix."""
 
     bits: int
+    prefixes: frozenset[int]
     opcode: int
     modrm: int
-    narrow: bool                # 16-bit operands
+
+    @property
+    def narrow(self) -> bool:
+        """Whether operands have 16 bits."""
+        return (self.bits == 16) != (_OPERAND_SIZE in self.prefixes)
 
 
-def _look(data: bytes, bits: int) -> _Code:
-    prefixes = set()
+def look(data: bytes, bits: int) -> Code | None:
+    """At the first instruction of *data*; None where there are prefixes only."""
     at = 0
-    while at < len(data) - 1 and (data[at] in _PREFIXES
-                                  or bits == 64 and data[at] >> 4 == 4):
-        prefixes.add(data[at])
+    while at < len(data) and (data[at] in _PREFIXES or bits == 64 and data[at] >> 4 == 4):
         at += 1
-    opcode = data[at]
+    if at == len(data):
+        return None
+    prefixes, opcode = frozenset(data[:at]), data[at]
     if opcode == 0x0F and at + 1 < len(data):
         at += 1
         opcode = 0x0F00 | data[at]
-    modrm = data[at + 1] if at + 1 < len(data) else 0
-    return _Code(bits, opcode, modrm, (bits == 16) != (_OPERAND_SIZE in prefixes))
+    return Code(bits, prefixes, opcode, data[at + 1] if at + 1 < len(data) else 0)
 
 
 def _swapped(text: str) -> str:
@@ -111,7 +115,7 @@ _SHORT_JUMPS = frozenset((*range(0x70, 0x80), *range(0xE0, 0xE4), 0xEB))
 _NEAR_JUMPS = frozenset((*range(0x0F80, 0x0F90), 0xE8, 0xE9))
 
 #: (for which, the operands then)
-_RULES: tuple[tuple[Callable[[_Code, str], bool], Callable[[str], str]], ...] = (
+_RULES: tuple[tuple[Callable[[Code, str], bool], Callable[[str], str]], ...] = (
     (lambda code, _: code.bits == 16 and code.opcode in _SHORT_JUMPS
         or code.bits != 64 and code.narrow and code.opcode in _NEAR_JUMPS,
      lambda text: f"{int(text, 16) & 0xFFFF:#x}"),
@@ -127,7 +131,9 @@ _RULES: tuple[tuple[Callable[[_Code, str], bool], Callable[[str], str]], ...] = 
 
 
 def _as_version_4(data: bytes, bits: int, mnemonic: str, operands: str) -> tuple[str, str]:
-    code = _look(data, bits)
+    code = look(data, bits)
+    if code is None:                    # a lone prefix: .byte
+        return mnemonic, operands
     if mnemonic in _RENAMED:
         mnemonic = _RENAMED[mnemonic]
     elif (mnemonic == "movq" and code.opcode in (0x0F6E, 0x0F7E) and "%r" in operands

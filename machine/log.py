@@ -17,7 +17,7 @@ from operator import eq
 from typing import TYPE_CHECKING, NamedTuple
 
 from emu.cpu import Segment
-from machine.disassembly import Disassembler, Instruction
+from machine.disassembly import ADDRESS_SIZE, Disassembler, Instruction, look
 from machine.registers import CC_OP_EFLAGS, LazyFlags, state_text
 
 if TYPE_CHECKING:
@@ -80,8 +80,7 @@ _PC = 2
 _LINES, _BUFFER = 1 << 16, 1 << 16
 #: QEMU runs a repeated string instruction in a loop, and sees to interrupts once in so many rounds
 _REP_ROUNDS = 1 << 16
-_PREFIXES = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3))
-_REPEATS, _ADDRESS_SIZE = (0xF2, 0xF3), 0x67
+_REPEATS = (0xF2, 0xF3)
 _STRING_OPCODES = frozenset((*range(0x6C, 0x70), *range(0xA4, 0xA8), *range(0xAA, 0xB0)))
 #: opcodes after which the same instruction may come next: those that go elsewhere
 _BRANCHES = frozenset((
@@ -377,20 +376,15 @@ class Log:
         for one that may jump to itself; and whether it loads the flags."""
         code = (self._cpu.read_virtual(pc, 15)
                 or self._cpu.read_virtual(pc, 0x1000 - (pc & 0xFFF)) or b"")
-        repeated, short, wide = False, False, 16
-        if flags & (_HF_CS32 | _HF_CS64):
-            wide = 64 if flags & _HF_CS64 else 32
-        for at, byte in enumerate(code[:15]):
-            if byte in _PREFIXES:
-                repeated = repeated or byte in _REPEATS
-                short = short or byte == _ADDRESS_SIZE
-            elif wide != 64 or byte >> 4 != 4:          # not REX
-                if repeated and byte in _STRING_OPCODES:
-                    mask = (1 << (16 if wide == 32 else 32) if short else 1 << wide) - 1
-                    return mask, False
-                opcode = 0x0F00 | code[at + 1] if byte == 0x0F and code[at + 1:] else byte
-                return None if opcode in _BRANCHES else 0, opcode in _FLAG_LOADERS
-        return None, False
+        bits = _bits(flags)
+        seen = look(code[:15], bits)
+        if seen is None:
+            return None, False
+        if seen.opcode in _STRING_OPCODES and not seen.prefixes.isdisjoint(_REPEATS):
+            if ADDRESS_SIZE in seen.prefixes:
+                bits = 16 if bits == 32 else 32
+            return (1 << bits) - 1, False
+        return None if seen.opcode in _BRANCHES else 0, seen.opcode in _FLAG_LOADERS
 
     def _once(self, keys: list[bytes], places: list[int]) -> Iterator[bytes]:
         """The lines, with each instruction once.
@@ -422,11 +416,10 @@ class Log:
                    host: int) -> None:
         """`in_asm`."""
         code = self._cpu.read_virtual(pc, size)
-        mode = 64 if flags & _HF_CS64 else 32 if flags & _HF_CS32 else 16
         if code is None:
             blocks = [Instruction(pc, b"", (f"0x{pc:08x}:  (not readable)",))]
         else:
-            blocks = [*self._disassembler.instructions(code, pc, mode)]
+            blocks = [*self._disassembler.instructions(code, pc, _bits(flags))]
         if not self._cpu.one_insn_per_tb:
             blocks = [Instruction(pc, b"", tuple(line for each in blocks for line in each.lines))]
         told = []
@@ -571,6 +564,11 @@ class _GuestErrors(logging.Handler):
         self._logger.setLevel(self._level)
         self._logger.propagate = True
         super().close()
+
+
+def _bits(flags: int) -> int:
+    """Of the code of a block with these flags: 16, 32 or 64."""
+    return 64 if flags & _HF_CS64 else 32 if flags & _HF_CS32 else 16
 
 
 def _write(file: int, data: bytes) -> None:

@@ -129,6 +129,10 @@ class LocalApic:
         self._has_x2apic, self._has_tsc_deadline = x2apic, tsc_deadline
         self._lvt_bits = (LVT_BITS[TIMER] & ~(0 if tsc_deadline else TSC_DEADLINE_MODE << 17),
                           *LVT_BITS[THERMAL:])
+        #: x2APIC registers beside ICR that can be written, and their bits that must be 0
+        self._reserved = {**_X2APIC_RESERVED, **{
+            LVT + i: ~(bits | DELIVERY_STATUS | (REMOTE_IRR if i in (LINT0, LINT1) else 0))
+            for i, bits in enumerate(self._lvt_bits)}}
         self._timer = clock.timer("local APIC", self._timer_expired)
         self._level = False
         self._reads: list[Callable[[], int] | None] = [None] * 64
@@ -423,11 +427,7 @@ class LocalApic:
             else:
                 self.deliver(value, FIXED, False)
             return True
-        reserved = _X2APIC_RESERVED.get(register)
-        if 0 <= register - LVT < LVT_COUNT:
-            entry = register - LVT
-            reserved = ~(self._lvt_bits[entry] | DELIVERY_STATUS | (
-                REMOTE_IRR if entry in (LINT0, LINT1) else 0))
+        reserved = self._reserved.get(register)
         if reserved is None or value & reserved:
             return False
         write = self._writes[register]
@@ -673,6 +673,6 @@ def _ignore(_value: int) -> None:
 
 #: reserved bits of the ICR as an MSR: 12 (delivery status), 13, 16, 17, 20-31
 _ICR_RESERVED_X2APIC = 0xFFF3_3000
-#: x2APIC registers beside ICR and LVTs that can be written, and their bits that must be 0
+#: the bits of x2APIC registers that must be 0; LVTs' depend on the model
 _X2APIC_RESERVED = {
     TPR: ~0xFF, EOI: ~0, SVR: ~0x1FF, ESR: ~0, INITIAL: ~0xFFFF_FFFF, DIVIDE: ~0xB}
