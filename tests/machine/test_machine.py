@@ -23,6 +23,34 @@ from tests.asm import asm
 
 MakeMachine = Callable[..., Machine]
 
+#: `ticking N`: interrupts on, with IRQ 0 each N ticks of the i8254 at `tick`
+TICKING = """
+%macro ticking 1
+        mov     ecx, 0x1b               ; the local APIC off: the i8259 is wired to INTR
+        rdmsr
+        and     ah, ~8
+        wrmsr
+        mov     word [0x20 * 4], tick
+        mov     word [0x20 * 4 + 2], cs
+        mov     al, 0x11                ; the i8259: vectors from 0x20, only IRQ 0
+        out     0x20, al
+        mov     al, 0x20
+        out     0x21, al
+        mov     al, 4
+        out     0x21, al
+        mov     al, 1
+        out     0x21, al
+        mov     al, 0xfe
+        out     0x21, al
+        mov     al, 0x34
+        out     0x43, al
+        mov     al, %1 & 255
+        out     0x40, al
+        mov     al, %1 >> 8
+        out     0x40, al
+        sti
+%endmacro
+"""
 WAKES = 0x8014          # where the bundled firmware's demo counts its wakes
 DAMAGED = 0x8020
 PROMPT = b"> "
@@ -202,30 +230,8 @@ def test_a_suspended_machine_sees_time_pass_until_it_is_stopped(make: MakeMachin
 
 def test_the_timer_interrupts_a_halted_guest_in_virtual_time(make: MakeMachine) -> None:
     """The PIT at 100 Hz, HLT between the ticks: a hundred of them are one second."""
-    machine = make(bios=rom("""
-        mov     ecx, 0x1b           ; the local APIC off: the i8259 is wired to INTR
-        rdmsr
-        and     ah, ~8
-        wrmsr
-        mov     word [0x20 * 4], tick
-        mov     word [0x20 * 4 + 2], cs
-        mov     al, 0x11
-        out     0x20, al
-        mov     al, 0x20
-        out     0x21, al
-        mov     al, 4
-        out     0x21, al
-        mov     al, 1
-        out     0x21, al
-        mov     al, 0xfe
-        out     0x21, al
-        mov     al, 0x34
-        out     0x43, al
-        mov     al, 11932 & 255
-        out     0x40, al
-        mov     al, 11932 >> 8
-        out     0x40, al
-        sti
+    machine = make(bios=rom(TICKING + """
+        ticking 11932
 again:  hlt
         jmp     again
 tick:   inc     dword [0x500]
@@ -241,32 +247,10 @@ tick:   inc     dword [0x500]
 
 def test_a_timer_that_is_always_due_does_not_keep_the_guest_from_its_work(
         make: MakeMachine) -> None:
-    machine = make(icount_shift=None, bios=rom("""
-        mov     word [0x20 * 4], tick
-        mov     word [0x20 * 4 + 2], 0xf000
-        mov     ecx, 0x1b               ; no local APIC before the i8259
-        rdmsr
-        and     ah, ~8
-        wrmsr
-        mov     al, 0x11                ; i8259: vectors from 0x20, only IRQ 0
-        out     0x20, al
-        mov     al, 0x20
-        out     0x21, al
-        mov     al, 4
-        out     0x21, al
-        mov     al, 1
-        out     0x21, al
-        mov     al, 0xfe
-        out     0x21, al
-        mov     al, 0x34                ; i8254: 600,000 interrupts per second
-        out     0x43, al
-        mov     al, 2
-        out     0x40, al
-        mov     al, 0
-        out     0x40, al
-        mov     ecx, 1000000
-        sti
-work:   dec     ecx
+    machine = make(icount_shift=None, bios=rom(TICKING + """
+        mov     ebx, 1000000
+        ticking 2                       ; 600,000 interrupts per second
+work:   dec     ebx
         jnz     work
         mov     byte [0x500], 1
         cli
