@@ -266,6 +266,9 @@ class Engine:
         self.failure: BaseException | None = None
         self._keep: list[Any] = []
         self._mapped: dict[int, Any] = {}
+        #: (host code's address, size) -> how long that store to MMIO is, until a flush
+        self._stores: dict[tuple[int, int], int] = {}
+        self._flushes = 0
         self._ctl(_CTL_WRITE | 1 << 26 | _CTL_CPU_MODEL, _INT(model))
         self._ctl(_CTL_WRITE | 1 << 26 | _CTL_TCG_BUFFER_SIZE, _U32(CODE_BUFFER_SIZE))
         self._ctl(_CTL_WRITE | 1 << 26 | _CTL_USE_EXITS, _INT(1))
@@ -821,24 +824,31 @@ class Engine:
         skipped that has nothing left to do, if it is a plain MOV.  (Behind others
         the interrupt waits for the end of the block.)
         """
-        d, q = self.d, self.q
-        hflags, at = d[ENV["hflags"] // 4], self._mem_io_pc.value
-        if not at or hflags & (_HF_INHIBIT_IRQ | _HF_TF) or self.context.replaying:
+        context = self.context
+        hflags, at = self.d[ENV["hflags"] // 4], self._mem_io_pc.value
+        if not at or hflags & (_HF_INHIBIT_IRQ | _HF_TF) or context.replaying:
             return
+        if context.flushes != self._flushes:        # other code may be at these places now
+            self._flushes = context.flushes
+            self._stores.clear()
+        length = self._stores.get((at, size))
+        if length is None:
+            length = self._stores[at, size] = self._store_length(at, hflags, size)
+        context.leave = length
+
+    def _store_length(self, at: int, hflags: int, size: int) -> int:
+        """Of the guest's instruction that host code at *at* belongs to (emu.mov)."""
+        d, q = self.d, self.q
         eip, cc_op = ENV["eip"] // 8, ENV["cc_op"] // 4
         kept = q[eip], d[cc_op]
         if not self.lib.restore_state(self.cpu, at, True):
-            return
+            return 0
         bits = 64 if hflags & _HF_CS64 else 32 if hflags & _HF_CS32 else 16
         linear = q[ENV["segs"] // 8 + SEGMENT_SIZE // 8 + 1] + q[eip]
         linear &= 0xFFFF_FFFF_FFFF_FFFF if bits == 64 else 0xFFFF_FFFF
+        q[eip], d[cc_op] = kept
         code = self.read_virtual(linear, 15) or self.read_virtual(linear, -linear & 0xFFF)
-        length = store_length(code, bits, size) if code else 0
-        if length:
-            q[eip] = q[eip] + length & (1 << bits) - 1
-            self.context.leave = 1
-        else:
-            q[eip], d[cc_op] = kept
+        return store_length(code, bits, size) if code else 0
 
     def unmap(self, address: int, length: int) -> None:
         """Take a mapping away.  Its callbacks are kept: one may be running."""

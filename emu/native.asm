@@ -34,8 +34,9 @@ struc context
 .trace:         resq 1              ; next free trace record
 .trace_end:     resq 1
 .int_length:    resq 1              ; of the last INT n, in bytes
-.leave:         resd 1              ; RIP is behind a store that raised an interrupt
-                resd 1
+.leave:         resq 1              ; how long the store is that raised an interrupt, or 0
+.last_code:     resq 1              ; where the newest block's host code is
+.flushes:       resq 1              ; how often that began anew
 .instead:       resq 1              ; bytes that the translator is to read, or 0
 .io_weight:     resq 1              ; what an access to a port or MMIO adds to the counter
 .large:         resq 1              ; a large page has been used
@@ -404,8 +405,8 @@ mmio_read:                          ; (uc, offset, size, user_data) -> value
         mov     r10, [rcx + 8]
         WEIGH   r10
         jmp     [rcx]
-; When Python has set RIP behind the instruction, since the store made an interrupt wait, go
-; there by TCG's main loop.
+; When the store made an interrupt wait and Python has said how long it is, go on behind it, by
+; TCG's main loop.
 mmio_write:                         ; (uc, offset, size, value, user_data)
         push    rbx
         mov     rbx, [r8 + 8]
@@ -413,11 +414,28 @@ mmio_write:                         ; (uc, offset, size, value, user_data)
         call    [r8]
         mov     r11, rbx
         pop     rbx
-        cmp     dword [r11 + context.leave], 0
+        cmp     qword [r11 + context.leave], 0
         jne     .leave
         ret
-.leave: mov     dword [r11 + context.leave], 0
-        mov     rdi, [r11 + context.cpu]
+.leave: push    rbx
+        mov     rbx, r11
+        mov     rdi, [rbx + context.cpu]
+        mov     rsi, [rdi + CPU_MEM_IO_PC]
+        mov     edx, 1
+        call    G(restore_state)
+        mov     rdi, [rbx + context.env]
+        mov     rax, [rdi + ENV_EIP]
+        add     rax, [rbx + context.leave]
+        mov     qword [rbx + context.leave], 0
+        test    dword [rdi + ENV_HFLAGS], HF_CS64
+        jnz     .there
+        mov     eax, eax
+        test    dword [rdi + ENV_HFLAGS], HF_CS32
+        jnz     .there
+        movzx   eax, ax
+.there: mov     [rdi + ENV_EIP], rax
+        mov     rdi, [rbx + context.cpu]
+        pop     rbx
         jmp     G(noexc)
 
 ; RDTSC and RDTSCP, which an operating system reads at each system call: Python is asked only when
@@ -1596,6 +1614,11 @@ gen_code:
 .link:  mov     rcx, [rcx + 8]
 .ops:   test    rcx, rcx
         jnz     .op
+        mov     rax, [r12 + TB_CODE]
+        cmp     rax, [rbx + context.last_code]
+        ja      .newer
+        inc     qword [rbx + context.flushes]
+.newer: mov     [rbx + context.last_code], rax
         mov     rdi, [rbx + context.tcg]
         mov     rsi, r12
         call    G(gen_code)

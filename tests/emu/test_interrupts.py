@@ -162,6 +162,30 @@ irq:    mov     [0x6004], esi
     assert (result(cpu), result(cpu, 1), result(cpu, 2)) == (left, 0x10 if behind else left, 1)
 
 
+def test_a_store_in_other_code_at_the_same_place_is_measured_anew() -> None:
+    """Of the same host code: the address is the same, with a displacement of 0 in 32 bits."""
+    cpu, pins = make()
+    interrupting_page(cpu, pins)
+    for store in ("db 0x89, 0x83, 0, 0, 0, 0", "mov [ebx], eax"):
+        start(cpu, PROTECTED + "gate 0x20, irq, 0x8e\n" + f"""
+        mov     ebx, 0xa0000
+        xor     esi, esi
+        sti
+        nop
+        {store}
+        inc     esi
+        jmp     next
+next:   cli
+        mov     [0x6000], esi
+        hlt
+irq:    mov     [0x6004], esi
+        iret
+""")
+        cpu.forget_code()
+        assert cpu.run(BUDGET) is Stop.HALT
+        assert (result(cpu), result(cpu, 1)) == (1, 0)
+
+
 # --- system management mode
 
 SMI_HANDLER = 0x38000       # SMBASE + 0x8000
