@@ -187,6 +187,7 @@ def test_system_instructions_and_exceptions() -> None:
     check(system_cases())
 
 
+@pytest.mark.slow
 def test_single_steps() -> None:
     check(trapped_cases())
 

@@ -13,6 +13,7 @@ import pytest
 from tests.machine.random_guests import MS, VARIANTS, live
 
 
+@pytest.mark.slow
 def test_a_hundred_random_guests_leave_the_machine_well() -> None:
     for seed in range(100):
         once = live(seed, MS // 25)
